@@ -1,0 +1,146 @@
+"""Attention between weights (NFT, *Neural Functional Transformers*) and the block built on it.
+
+B networks, H heads, D channels of a head, C = H * D, R rows, S columns, K kernel positions, F = K * C, L layers.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nfbench.layers.linear import Pointwise
+from nfbench.layers.norm import ChannelLayerNorm
+from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
+
+
+class NPAttention(nn.Module):
+    """Weight-space self-attention, equivariant to neuron permutations and to no other ones (NFT, Eqs. 4 to 6).
+
+    For each neuron layer i = 0..L the tokens are the columns of W_i, the bias v_i and the rows of W_{i+1}, each a vector
+    over the neurons of that layer; they attend to each other. A weight gets the sum of what it receives as part of a
+    row and as part of a column. A third head attends between the 2 L means of all weights and biases (the authors'
+    code; Eq. 6 of the paper has all single weights there). Like theirs, it has no output projection.
+
+    Args:
+        spec: networks that go in.
+        channels: C of input and output.
+        num_heads: H, divides C.
+        dropout: of the attention weights between rows and columns.
+        share_projections: one query/key/value map for all layers (dense networks only); None shares them exactly when
+            no layer is a convolution. Otherwise each weight and bias has its own, and weights an output map C -> F.
+
+    Shapes:
+        weights (B, R, S, K, C), biases (B, R, C) -> the same.
+
+    Raises:
+        ValueError: channels not a multiple of num_heads, or shared projections for convolutions.
+    """
+
+    symmetry = "np"
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        channels: int,
+        num_heads: int = 8,
+        dropout: float = 0.0,
+        share_projections: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"channels must be a multiple of num_heads, got {channels} and {num_heads}")
+        any_conv = any(layer.is_conv for layer in spec.layers)
+        self.share_projections = not any_conv if share_projections is None else share_projections
+        if self.share_projections and any_conv:
+            raise ValueError(f"share_projections=True needs dense layers, got {spec}; set it to False")
+        self.spec, self.channels, self.num_heads, self.dropout = spec, channels, num_heads, dropout
+        if self.share_projections:
+            self.to_qkv = nn.Linear(channels, 3 * channels)
+        else:
+            taps = [layer.taps for layer in spec.layers]
+            self.weight_to_qkv = nn.ModuleList(nn.Linear(k * channels, 3 * channels) for k in taps)
+            self.bias_to_qkv = nn.ModuleList(nn.Linear(channels, 3 * channels) for _ in taps)
+            self.unproject = nn.ModuleList(nn.Linear(channels, k * channels) for k in taps)
+
+    def _project(self, x: WeightSpaceFeatures) -> tuple[list[Tensor], list[Tensor]]:
+        """Queries, keys and values: of weights (B, R, S, 3, H, D), of biases (B, R, 3, H, D)."""
+        w_BRSF = [w.flatten(-2) for w in x.weights]
+        if self.share_projections:
+            weights, biases = [self.to_qkv(w) for w in w_BRSF], [self.to_qkv(b) for b in x.biases]
+        else:
+            weights = [linear(w) for linear, w in zip(self.weight_to_qkv, w_BRSF, strict=True)]
+            biases = [linear(b) for linear, b in zip(self.bias_to_qkv, x.biases, strict=True)]
+        heads = (3, self.num_heads, self.channels // self.num_heads)
+        return [w.unflatten(-1, heads) for w in weights], [b.unflatten(-1, heads) for b in biases]
+
+    def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        num_layers, sizes = self.spec.num_layers, self.spec.sizes
+        qkv_w, qkv_b = self._project(x)
+        # Attention between means; (B, H, 2 L, D) tokens in the order w_1, v_1, w_2, v_2, ...
+        means = [m for w, b in zip(qkv_w, qkv_b, strict=True) for m in (w.mean((1, 2)), b.mean(1))]
+        q, k, v = torch.stack(means, 1).permute(2, 0, 3, 1, 4).unbind(0)
+        pooled_BLC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+        from_rows: list[Tensor] = []  # for W_i, (B, R, S, C)
+        from_cols: list[Tensor] = []
+        biases: list[Tensor] = []
+        for i in range(num_layers + 1):
+            tokens = []  # each (3, B, H, tokens, n_i, D)
+            if i > 0:
+                tokens += [qkv_w[i - 1].permute(3, 0, 4, 2, 1, 5), qkv_b[i - 1].permute(2, 0, 3, 1, 4).unsqueeze(3)]
+            if i < num_layers:
+                tokens.append(qkv_w[i].permute(3, 0, 4, 1, 2, 5))
+            q, k, v = torch.cat(tokens, 3).flatten(-2).unbind(0)
+            dropout = self.dropout if self.training else 0.0
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, H, tokens, n_i * D)
+            out = out.unflatten(-1, (sizes[i], -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, tokens, n_i, C)
+            if i > 0:
+                from_cols.append(out[:, : sizes[i - 1]].transpose(1, 2))
+                biases.append(out[:, sizes[i - 1]])
+            if i < num_layers:
+                from_rows.append(out[:, -sizes[i + 1] :])
+
+        weights = []
+        for i, layer in enumerate(self.spec.layers):
+            y_BRSC = from_rows[i] + from_cols[i]
+            y_BRSC.add_(pooled_BLC[:, 2 * i, None, None])
+            if not self.share_projections:
+                y_BRSC = self.unproject[i](y_BRSC)
+            weights.append(y_BRSC.unflatten(-1, (layer.taps, self.channels)))
+            biases[i] = biases[i] + pooled_BLC[:, 2 * i + 1, None]
+        return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}, {self.channels} channels, {self.num_heads} heads"
+
+
+class NFTBlock(nn.Module):
+    """Pre-norm Transformer block on weights: x + SA(LN(x)), then x + FF(LN(x)) with a pointwise two-layer FF (NFT).
+
+    Args:
+        spec: networks that go in.
+        channels: C of input and output.
+        num_heads: heads of the attention.
+        ff_factor: hidden channels of the feed-forward part, as a multiple of C.
+        dropout: after attention and feed-forward, and on attention weights.
+
+    Shapes:
+        weights (B, R, S, K, C), biases (B, R, C) -> the same.
+    """
+
+    symmetry = "np"
+
+    def __init__(
+        self, spec: NetworkSpec, channels: int, num_heads: int = 8, ff_factor: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = ChannelLayerNorm(spec, channels), ChannelLayerNorm(spec, channels)
+        self.attention = NPAttention(spec, channels, num_heads, dropout)
+        self.expand = Pointwise(spec, channels, ff_factor * channels)
+        self.contract = Pointwise(spec, ff_factor * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        x = x + self.attention(self.norm1(x)).map(self.dropout)
+        return x + self.contract(self.expand(self.norm2(x)).map(F.gelu)).map(self.dropout)

@@ -1,0 +1,130 @@
+"""What goes in before the first NF-layer: Fourier features of the weights, and embeddings of where a weight sits.
+
+B networks, C channels, R rows, S columns, K kernel positions, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
+
+
+class GaussianFourierFeatures(nn.Module):
+    """sin(2 pi x B) and cos(2 pi x B) of every weight and bias, with a fixed random Gaussian B (the authors' code).
+
+    Args:
+        in_channels: C of the input.
+        mapping_size: columns of B; the output has twice as many channels.
+        scale: standard deviation of B. The papers' nets use 10 (classification) or 3 (editing, Inr2Array).
+
+    Shapes:
+        (..., in_channels) -> (..., 2 * mapping_size), for weights and biases alike.
+    """
+
+    symmetry = "np"
+
+    def __init__(self, in_channels: int, mapping_size: int = 128, scale: float = 3.0) -> None:
+        super().__init__()
+        self.out_channels = 2 * mapping_size
+        self.register_buffer("frequencies", scale * torch.randn(in_channels, mapping_size))
+
+    def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        return x.map(self._encode)
+
+    def _encode(self, t: Tensor) -> Tensor:
+        angle = t @ (2 * math.pi * self.frequencies)
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def fourier_positions(count: int, max_freq: float, num_bands: int) -> Tensor:
+    """Sine and cosine of positions on [-1, 1] at `num_bands` frequencies, and the position: (count, 2 num_bands + 1)."""
+    position = torch.linspace(-1, 1, count)[:, None]
+    angle = position * torch.linspace(1, max_freq / 2, num_bands) * math.pi
+    return torch.cat([angle.sin(), angle.cos(), position], -1)
+
+
+class IOSinusoidalEncoding(nn.Module):
+    """Appends a sinusoidal code of the input index to W_1, of the output index to W_L and v_L, zeros elsewhere.
+
+    It tells inputs and outputs apart, so that NP layers need to be equivariant to hidden neurons only (NFN, Sec. 2.2;
+    the paper adds the code, the authors' program appends it, as here).
+
+    Args:
+        spec: networks that go in.
+        max_freq: twice the highest frequency.
+        num_bands: number of frequencies; the code has 2 * num_bands + 1 channels.
+        enc_layers: also add a code of the layer's index.
+
+    Shapes:
+        weights (B, R, S, K, C), biases (B, R, C) -> C + 2 * num_bands + 1 channels.
+    """
+
+    symmetry = "hnp"
+
+    def __init__(
+        self, spec: NetworkSpec, max_freq: float = 10.0, num_bands: int = 6, enc_layers: bool = False
+    ) -> None:
+        super().__init__()
+        self.extra_channels = 2 * num_bands + 1
+        num_layers = spec.num_layers
+        layer_code = fourier_positions(num_layers, max_freq, num_bands) * float(enc_layers)
+        inputs = fourier_positions(spec.sizes[0], max_freq, num_bands)
+        outputs = fourier_positions(spec.sizes[-1], max_freq, num_bands)
+        for i, layer in enumerate(spec.layers):
+            weight = layer_code[i].repeat(layer.out_size, layer.in_size, layer.taps, 1)  # (R, S, K, E)
+            bias = layer_code[i].repeat(layer.out_size, 1)  # (R, E)
+            if i == 0:
+                weight = weight + inputs[None, :, None]
+            if i == num_layers - 1:
+                weight = weight + outputs[:, None, None]
+                bias = bias + outputs
+            self.register_buffer(f"weight_{i}", weight, persistent=False)
+            self.register_buffer(f"bias_{i}", bias, persistent=False)
+
+    def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        def append(t: Tensor, code: Tensor) -> Tensor:
+            return torch.cat([t, code.to(t.dtype).expand(*t.shape[:-1], -1)], -1)
+
+        weights = tuple(append(w, self.get_buffer(f"weight_{i}")) for i, w in enumerate(x.weights))
+        biases = tuple(append(b, self.get_buffer(f"bias_{i}")) for i, b in enumerate(x.biases))
+        return WeightSpaceFeatures(x.spec, weights, biases)
+
+
+class LearnedPosEmbedding(nn.Module):
+    """Adds learned embeddings of the layer (weights and biases apart), of the input index and of the output index.
+
+    Args:
+        spec: networks that go in.
+        channels: C.
+
+    Shapes:
+        weights (B, R, S, K, C), biases (B, R, C) -> the same. Equivariant to hidden-neuron permutations.
+    """
+
+    symmetry = "hnp"
+
+    def __init__(self, spec: NetworkSpec, channels: int) -> None:
+        super().__init__()
+        num_layers = spec.num_layers
+        self.weight_embedding = nn.Parameter(torch.randn(num_layers, channels))
+        self.bias_embedding = nn.Parameter(torch.randn(num_layers, channels))
+        self.input_embedding = nn.Parameter(torch.randn(spec.sizes[0], channels))
+        self.output_embedding = nn.Parameter(torch.randn(spec.sizes[-1], channels))
+
+    def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        last = x.spec.num_layers - 1
+        weights, biases = [], []
+        for i, (w_BRSKC, bias_BRC) in enumerate(zip(x.weights, x.biases, strict=True)):
+            code, bias_code = self.weight_embedding[i], self.bias_embedding[i]
+            if i == 0:
+                code = code + self.input_embedding[:, None]  # (S, 1, C)
+            if i == last:
+                code = code + self.output_embedding[:, None, None]  # (R, 1, 1, C)
+                bias_code = bias_code + self.output_embedding
+            weights.append(w_BRSKC + code)
+            biases.append(bias_BRC + bias_code)
+        return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))

@@ -1,0 +1,7 @@
+"""Models: from the weights of a batch of networks to (B, out_dim); they need torch and nothing else."""
+
+from nfbench.models.mlp import FlatMLP
+from nfbench.models.nfn import NFNNP
+from nfbench.models.nft import NFT
+
+__all__ = ["NFNNP", "NFT", "FlatMLP"]

@@ -1,0 +1,68 @@
+"""One representative for all the sine networks that are the same function by sign and phase.
+
+A neuron sin(w0 (w.x + b)) keeps its network's function when
+    the phase w0 b moves by pi and its outgoing weights change sign, or
+    w, b and its outgoing weights all change sign.
+Left alone, these 2-fold choices for each neuron hide the image from a network that reads weights: a random SIREN start
+takes phases over many periods. The canonical form has every phase in [-pi/2, pi/2] and one sign for each neuron. It is
+the same function, it commutes with permutations of hidden neurons, and doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nfbench.weightspace.features import WeightSpaceFeatures
+
+
+def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidden: float = 30.0) -> WeightSpaceFeatures:
+    """Removes the sign and phase symmetries of sine networks.
+
+    Signs, layer by layer from the input, none of them dependent on the order of hidden neurons:
+    first layer: its first non-zero input weight is positive (inputs are ordered);
+    last hidden layer: its first non-zero outgoing weight is positive (outputs are ordered);
+    layers between: the sum of its incoming weights, after the flips of the layer before, is positive.
+    A neuron that all of this leaves undecided (all weights zero) gets a non-negative bias.
+
+    Args:
+        features: B dense sine networks, C = 1.
+        w0_first: frequency factor of the first layer.
+        w0_hidden: frequency factor of the other sine layers.
+
+    Returns:
+        Features of networks that compute the same functions.
+
+    Raises:
+        ValueError: networks that are not dense sine networks with C = 1.
+    """
+    spec = features.spec
+    if spec.activation != "sine" or features.channels != 1 or any(layer.is_conv for layer in spec.layers):
+        raise ValueError(
+            f"only dense sine networks with one channel have this canonical form, got {spec} with "
+            f"{features.channels} channels; set canonicalize=false for other networks"
+        )
+    weights = [w[..., 0, 0] for w in features.weights]  # each (B, R, S)
+    biases = [b[..., 0] for b in features.biases]  # each (B, R)
+    hidden = spec.num_layers - 1
+    for i in range(hidden):
+        half_period = math.pi / (w0_first if i == 0 else w0_hidden)
+        turns = torch.round(biases[i] / half_period)
+        biases[i] = biases[i] - turns * half_period
+        weights[i + 1] = weights[i + 1] * (1 - 2 * torch.remainder(turns, 2)).unsqueeze(1)
+        sign = _neuron_signs(weights[i], biases[i], weights[i + 1], first=i == 0, last=i == hidden - 1)
+        weights[i] = weights[i] * sign.unsqueeze(2)
+        biases[i] = biases[i] * sign
+        weights[i + 1] = weights[i + 1] * sign.unsqueeze(1)
+    return type(features)(spec, tuple(w[..., None, None] for w in weights), tuple(b.unsqueeze(-1) for b in biases))
+
+
+def _neuron_signs(w_BRS: Tensor, bias_BR: Tensor, out_BQR: Tensor, first: bool, last: bool) -> Tensor:
+    """+1 or -1 for each neuron, (B, R)."""
+    candidates = [*w_BRS.unbind(2)] if first else [*out_BQR.unbind(1)] if last else [w_BRS.sum(2)]
+    sign = torch.sign(candidates[0])
+    for value in (*candidates[1:], bias_BR):
+        sign = torch.where(sign == 0, torch.sign(value), sign)
+    return torch.where(sign == 0, torch.ones_like(sign), sign)

@@ -1,0 +1,84 @@
+"""The contract of every model: output shape, declared symmetry, finite gradients, and the published sizes."""
+
+import pytest
+import torch
+
+from nfbench import models
+from nfbench.models import NFNNP, NFT, FlatMLP
+from nfbench.weightspace import NetworkSpec, random_features
+from nfbench.weightspace.testing import assert_invariant, assert_not_equivariant
+
+BUILD = {
+    "NFNNP": lambda spec: NFNNP(spec, 4, width=8, fourier_size=8, head_width=16),
+    "NFNNP raw, np pool": lambda spec: NFNNP(spec, 4, width=8, fourier_size=0, io_num_bands=0, pool="np", head_width=16),
+    "NFT": lambda spec: NFT(spec, 4, width=8, num_blocks=2, num_heads=2, num_queries=3, head_width=16),
+    "FlatMLP": lambda spec: FlatMLP(spec, 4, width=16),
+}
+SPECS = ["2-32-32-1:sine", "2-5-1:sine", "784-8-8-10:relu", "1-16c3-16c3-16c3-10:relu", "3-4c1x3-2c2:gelu"]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_every_exported_model_is_tested():
+    assert {name.split()[0] for name in BUILD} == set(models.__all__)
+
+
+@pytest.mark.parametrize("text", SPECS)
+@pytest.mark.parametrize("name", BUILD)
+def test_shape_and_gradients(name, text):
+    torch.manual_seed(0)
+    spec = NetworkSpec.parse(text)
+    model = BUILD[name](spec)
+    out = model(random_features(spec, 3, 1, torch.Generator().manual_seed(0)))
+    assert out.shape == (3, 4)
+    out.square().sum().backward()
+    gradients = {key: p.grad for key, p in model.named_parameters()}
+    assert all(g is not None and g.isfinite().all() for g in gradients.values())
+    # Biases of the NP layers may cancel in a norm, but most parameters matter.
+    assert sum(bool(g.any()) for g in gradients.values()) > 0.9 * len(gradients)
+
+
+@pytest.mark.parametrize("name", [name for name in BUILD if name != "FlatMLP"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_invariant_to_hidden_permutations_only(name, dtype):
+    assert BUILD[name](NetworkSpec.parse("2-3-1:sine")).symmetry == "invariant"
+    assert_invariant(BUILD[name], dtype=dtype)
+    assert_not_equivariant(BUILD[name], channels=1)
+
+
+@pytest.mark.parametrize("name", ["NFNNP", "NFT", "FlatMLP"])
+def test_inputs_and_outputs_are_told_apart(name):
+    assert_not_equivariant(BUILD[name], channels=1, change="io")
+
+
+def test_the_flat_baseline_declares_no_symmetry_and_has_none():
+    assert FlatMLP.symmetry == "none"
+    with pytest.raises(AssertionError, match="not hnp-invariant"):
+        assert_invariant(BUILD["FlatMLP"], kinds=("dense",))
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_batch_rows_do_not_see_each_other(name):
+    torch.manual_seed(0)
+    spec = NetworkSpec.parse("2-4-3-1:sine")
+    model = BUILD[name](spec).double().eval()
+    x = random_features(spec, 5, 1, torch.Generator().manual_seed(0), torch.float64)
+    assert torch.allclose(model(x)[2:4], model(x[[2, 3]]), rtol=1e-9)
+
+
+def test_published_sizes():
+    mnist, cifar = NetworkSpec.parse("2-32-32-1:sine"), NetworkSpec.parse("2-32-32-3:sine")
+    assert count(NFNNP(mnist, 10)) == 45_668_650
+    assert count(NFNNP(cifar, 10)) == 47_716_650
+    assert count(FlatMLP(mnist, 10)) == 2_197_010
+    assert count(FlatMLP(cifar, 10)) == 2_263_010
+
+
+def test_bad_arguments_say_what_is_allowed():
+    spec = NetworkSpec.parse("2-3-1:sine")
+    with pytest.raises(ValueError, match="one of hnp, np"):
+        NFNNP(spec, 4, pool="mean")
+    with pytest.raises(ValueError, match="even, got 7"):
+        NFT(spec, 4, width=7)
