@@ -17,10 +17,10 @@ from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 class NPAttention(nn.Module):
     """Weight-space self-attention, equivariant to neuron permutations and to no other ones (NFT, Eqs. 4 to 6).
 
-    For each neuron layer i = 0..L the tokens are the columns of W_i, the bias v_i and the rows of W_{i+1}, each a vector
-    over the neurons of that layer; they attend to each other. A weight gets the sum of what it receives as part of a
-    row and as part of a column. A third head attends between the 2 L means of all weights and biases (the authors'
-    code; Eq. 6 of the paper has all single weights there). Like theirs, it has no output projection.
+    For each neuron layer i = 0..L the tokens are the columns of W_i, the bias v_i and the rows of W_{i+1}, each a
+    vector over the neurons of that layer; they attend to each other. A weight gets the sum of what it receives as
+    part of a row and as part of a column. A third head attends between the 2 L means of all weights and biases (the
+    authors' code; Eq. 6 of the paper has all single weights there). Like theirs, it has no output projection.
 
     Args:
         spec: networks that go in.
@@ -80,7 +80,7 @@ class NPAttention(nn.Module):
         # Attention between means; (B, H, 2 L, D) tokens in the order w_1, v_1, w_2, v_2, ...
         means = [m for w, b in zip(qkv_w, qkv_b, strict=True) for m in (w.mean((1, 2)), b.mean(1))]
         q, k, v = torch.stack(means, 1).permute(2, 0, 3, 1, 4).unbind(0)
-        pooled_BLC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        pooled_BC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).unbind(1)
 
         from_rows: list[Tensor] = []  # for W_i, (B, R, S, C)
         from_cols: list[Tensor] = []
@@ -95,20 +95,22 @@ class NPAttention(nn.Module):
             dropout = self.dropout if self.training else 0.0
             out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, H, tokens, n_i * D)
             out = out.unflatten(-1, (sizes[i], -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, tokens, n_i, C)
+            # `split`, since the backward of slices would fill a full-size tensor with zeros for each of them.
+            parts = list(out.split([t.shape[3] for t in tokens], 1))
             if i > 0:
-                from_cols.append(out[:, : sizes[i - 1]].transpose(1, 2))
-                biases.append(out[:, sizes[i - 1]])
+                from_cols.append(parts.pop(0).transpose(1, 2))
+                biases.append(parts.pop(0).squeeze(1))
             if i < num_layers:
-                from_rows.append(out[:, -sizes[i + 1] :])
+                from_rows.append(parts.pop())
 
         weights = []
         for i, layer in enumerate(self.spec.layers):
             y_BRSC = from_rows[i] + from_cols[i]
-            y_BRSC.add_(pooled_BLC[:, 2 * i, None, None])
+            y_BRSC += pooled_BC[2 * i][:, None, None]
             if not self.share_projections:
                 y_BRSC = self.unproject[i](y_BRSC)
             weights.append(y_BRSC.unflatten(-1, (layer.taps, self.channels)))
-            biases[i] = biases[i] + pooled_BLC[:, 2 * i + 1, None]
+            biases[i] = biases[i] + pooled_BC[2 * i + 1][:, None]
         return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))
 
     def extra_repr(self) -> str:

@@ -26,6 +26,7 @@ class GaussianFourierFeatures(nn.Module):
     """
 
     symmetry = "np"
+    frequencies: Tensor
 
     def __init__(self, in_channels: int, mapping_size: int = 128, scale: float = 3.0) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class GaussianFourierFeatures(nn.Module):
 
 
 def fourier_positions(count: int, max_freq: float, num_bands: int) -> Tensor:
-    """Sine and cosine of positions on [-1, 1] at `num_bands` frequencies, and the position: (count, 2 num_bands + 1)."""
+    """Sines, cosines and the value of `count` positions on [-1, 1]: (count, 2 num_bands + 1)."""
     position = torch.linspace(-1, 1, count)[:, None]
     angle = position * torch.linspace(1, max_freq / 2, num_bands) * math.pi
     return torch.cat([angle.sin(), angle.cos(), position], -1)
@@ -65,9 +66,7 @@ class IOSinusoidalEncoding(nn.Module):
 
     symmetry = "hnp"
 
-    def __init__(
-        self, spec: NetworkSpec, max_freq: float = 10.0, num_bands: int = 6, enc_layers: bool = False
-    ) -> None:
+    def __init__(self, spec: NetworkSpec, max_freq: float = 10.0, num_bands: int = 6, enc_layers: bool = False) -> None:
         super().__init__()
         self.extra_channels = 2 * num_bands + 1
         num_layers = spec.num_layers

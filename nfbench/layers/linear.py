@@ -35,7 +35,7 @@ class _MapAndBroadcast(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, grad_BRSG: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BRSG: Tensor) -> tuple[Tensor | None, ...]:
         x_BRSF, weight_GF = ctx.saved_tensors
         need_x, need_weight, need_rows, need_cols = ctx.needs_input_grad
         return (
@@ -83,9 +83,9 @@ class NPLinear(nn.Module):
         f_in = [k * in_channels for k in taps]
         f_out = [k * out_channels for k in taps]
 
-        self.entry = nn.ModuleList(nn.Linear(i, o) for i, o in zip(f_in, f_out, strict=True))  # A_i
+        entry = [nn.Linear(i, o) for i, o in zip(f_in, f_out, strict=True)]  # A_i
         # One map for each neuron layer i = 0..L, outputs [C_i for W_i | E_i for v_i | R_{i+1} for W_{i+1}].
-        self.neuron = nn.ModuleList()
+        neuron: list[nn.Linear] = []
         self._neuron_sizes: list[list[int]] = []
         for i in range(num_layers + 1):
             into = [f_in[i - 1], in_channels] if i > 0 else []
@@ -93,14 +93,15 @@ class NPLinear(nn.Module):
             if i < num_layers:
                 into.append(f_in[i])
                 out.append(f_out[i])
-            self.neuron.append(nn.Linear(sum(into), sum(out)))
+            neuron.append(nn.Linear(sum(into), sum(out)))
             self._neuron_sizes.append(out)
         self._global_sizes = [size for f in f_out for size in (f, out_channels)]  # [B_i | F_i]
         self.pooled = nn.Linear(sum(f_in) + num_layers * in_channels, sum(self._global_sizes))
-        self._reset(init)
+        self._reset(entry, neuron, init)
+        self.entry, self.neuron = nn.ModuleList(entry), nn.ModuleList(neuron)
 
     @torch.no_grad()
-    def _reset(self, init: str) -> None:
+    def _reset(self, entries: list[nn.Linear], neurons: list[nn.Linear], init: str) -> None:
         """Scales every sub-map by the fan-in of all the sub-maps that are added up in one output."""
         if init not in ("fan_in", "kaiming"):
             raise ValueError(f"init must be 'fan_in' or 'kaiming', got {init!r}")
@@ -114,10 +115,9 @@ class NPLinear(nn.Module):
                 linear.weight[rows].normal_(0, math.sqrt(2 / fan_in))
                 linear.bias[rows].zero_()
 
-        start = 0
-        for i in range(self.spec.num_layers):
-            entry, before, after = self.entry[i], self.neuron[i], self.neuron[i + 1]
-            f_out, c_out = entry.out_features, self.out_channels
+        start, c_out = 0, self.out_channels
+        for entry, before, after in zip(entries, neurons[:-1], neurons[1:], strict=True):
+            f_out = entry.out_features
             fan_weight = entry.in_features + before.in_features + after.in_features + self.pooled.in_features
             fan_bias = after.in_features + self.pooled.in_features
             fill(entry, slice(None), fan_weight)

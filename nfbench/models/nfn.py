@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from nfbench.layers import GaussianFourierFeatures, HNPPool, IOSinusoidalEncodin
 from nfbench.models.head import MLPHead
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
-POOLS = {"hnp": HNPPool, "np": NPPool}
+POOLS: dict[str, type[HNPPool] | type[NPPool]] = {"hnp": HNPPool, "np": NPPool}
 
 
 class NFNNP(nn.Module):
@@ -63,9 +65,10 @@ class NFNNP(nn.Module):
             self.encode = IOSinusoidalEncoding(spec, io_max_freq, io_num_bands)
             channels += self.encode.extra_channels
         sizes = [channels] + [width] * num_layers
-        self.layers = nn.ModuleList(NPLinear(spec, i, o, init) for i, o in zip(sizes, sizes[1:], strict=False))
-        self.pool = POOLS[pool](spec)
-        self.head = MLPHead(self.pool.num_outputs * width, out_dim, head_width, dropout=head_dropout)
+        self.layers = nn.ModuleList(NPLinear(spec, i, o, init) for i, o in pairwise(sizes))
+        pooling = POOLS[pool](spec)
+        self.pool = pooling
+        self.head = MLPHead(pooling.num_outputs * width, out_dim, head_width, dropout=head_dropout)
 
     def forward(self, features: WeightSpaceFeatures) -> Tensor:
         x = self.encode(self.fourier(features))

@@ -34,9 +34,7 @@ def transform_coordinates(features: WeightSpaceFeatures, matrix: Tensor, shift: 
     w_BRS = features.weights[0][..., 0, 0]
     bias_BR1 = features.biases[0] + w_BRS @ shift.unsqueeze(-1)
     moved_BRS = (w_BRS @ matrix)[..., None, None]
-    return WeightSpaceFeatures(
-        features.spec, (moved_BRS, *features.weights[1:]), (bias_BR1, *features.biases[1:])
-    )
+    return WeightSpaceFeatures(features.spec, (moved_BRS, *features.weights[1:]), (bias_BR1, *features.biases[1:]))
 
 
 def sample_rigid_motion(
@@ -52,7 +50,8 @@ def sample_rigid_motion(
     Returns:
         matrix (B, 2, 2) and shift (B, 2).
     """
-    angle, log_scale, dx, dy = (2 * torch.rand(4, batch_size, generator=generator, device=generator.device) - 1).unbind()
+    uniform = 2 * torch.rand(4, batch_size, generator=generator, device=generator.device) - 1
+    angle, log_scale, dx, dy = uniform.unbind()
     angle, factor = angle * rotation, (log_scale * torch.log1p(torch.tensor(scale))).exp()
     cos, sin = factor * angle.cos(), factor * angle.sin()
     matrix = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)

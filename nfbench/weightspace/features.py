@@ -175,7 +175,7 @@ class ZooBatch(NamedTuple):
 
     features: WeightSpaceFeatures
     target: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a field, not tuple.index
     view: Tensor
 
 

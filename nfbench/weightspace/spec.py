@@ -138,10 +138,11 @@ class NetworkSpec:
             elif isinstance(part, nn.Conv2d):
                 if part.groups != 1:
                     raise ValueError(f"module {name!r} is a grouped convolution; only groups=1 is supported")
-                layers.append(LayerSpec(part.in_channels, part.out_channels, (part.kernel_size[0], part.kernel_size[1])))
+                height, width = part.kernel_size
+                layers.append(LayerSpec(part.in_channels, part.out_channels, (height, width)))
             elif type(part) in _MODULE_ACTIVATIONS:
                 found.append(_MODULE_ACTIVATIONS[type(part)])
-            elif not isinstance(part, _TRANSPARENT) and (activation is None or next(part.parameters(), None) is not None):
+            elif not isinstance(part, _TRANSPARENT) and (activation is None or list(part.parameters())):
                 raise ValueError(
                     f"module {name!r} is a {type(part).__name__}; supported are Linear, Conv2d and activations without "
                     "parameters (give activation='sine' for one of your own)"

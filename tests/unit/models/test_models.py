@@ -10,7 +10,9 @@ from nfbench.weightspace.testing import assert_invariant, assert_not_equivariant
 
 BUILD = {
     "NFNNP": lambda spec: NFNNP(spec, 4, width=8, fourier_size=8, head_width=16),
-    "NFNNP raw, np pool": lambda spec: NFNNP(spec, 4, width=8, fourier_size=0, io_num_bands=0, pool="np", head_width=16),
+    "NFNNP raw, np pool": lambda spec: NFNNP(
+        spec, 4, width=8, fourier_size=0, io_num_bands=0, pool="np", head_width=16
+    ),
     "NFT": lambda spec: NFT(spec, 4, width=8, num_blocks=2, num_heads=2, num_queries=3, head_width=16),
     "FlatMLP": lambda spec: FlatMLP(spec, 4, width=16),
 }

@@ -24,7 +24,10 @@ def test_flatten_and_from_flat_are_inverse(kind):
 
 
 def test_state_dicts_come_back_and_follow_parameters_to_vector():
-    modules = [nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, (1, 2)), nn.ReLU(), nn.Linear(6, 3)) for _ in "ab"]
+    def network():
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, (1, 2)), nn.ReLU(), nn.Linear(6, 3))
+
+    modules = [network(), network()]
     states = [module.state_dict() for module in modules]
     x = WeightSpaceFeatures.from_state_dicts(NetworkSpec.from_module(modules[0]), states)
     assert x.spec == SPEC

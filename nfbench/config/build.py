@@ -1,0 +1,90 @@
+"""Config to objects, and the only place where that happens."""
+
+import importlib
+import inspect
+from typing import Any
+
+from lightning import LightningDataModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from nfbench.config.errors import did_you_mean
+from nfbench.weightspace import NetworkSpec
+
+# Keys of a group that say which class and what is done with it, and are no arguments of its constructor.
+ABOUT = ("name", "target", "report", "metric", "monitor", "mode")
+
+
+def get_class(target: str) -> type:
+    """The class behind a dotted path such as `nfbench.models.nft.NFT`.
+
+    Raises:
+        ValueError: where there is no such class.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"target {target!r} cannot be imported: {error}. Give the dotted path of a class") from error
+    if not isinstance(found, type):
+        raise ValueError(f"target {target!r} is a {type(found).__name__}: give the dotted path of a class")
+    return found
+
+
+def _arguments(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in ABOUT}
+
+
+def _construct(group: str, target: str, given: dict[str, Any], **objects: Any) -> Any:
+    kind = get_class(target)
+    known = inspect.signature(kind).parameters
+    for key in given:
+        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise ValueError(
+                f"{kind.__name__} takes no `{key}` (given as {group}.{key}={given[key]}){did_you_mean(key, known)}\n"
+                f"  It takes: {', '.join(name for name in known if name not in objects)}"
+            )
+    return kind(**objects, **given)
+
+
+def build_zoo(cfg: DictConfig) -> Any:
+    """The DataModule of `cfg.zoo`: a LightningDataModule with a `spec` and facts such as `num_classes`."""
+    return _construct("zoo", cfg.target, _arguments(cfg))
+
+
+def build_task(cfg: DictConfig, zoo: LightningDataModule) -> Any:
+    """The task of `cfg.task`: a LightningModule with an `out_dim` that waits for its `model`.
+
+    What its constructor asks for beyond the config is a plain fact about the zoo, such as `num_classes`.
+
+    Raises:
+        ValueError: where this zoo has no such fact.
+    """
+    given = _arguments(cfg)
+    facts = {}
+    for name, parameter in inspect.signature(get_class(cfg.target)).parameters.items():
+        if name not in given and parameter.default is parameter.empty:
+            if not hasattr(zoo, name):
+                raise ValueError(f"task={cfg.name} needs a zoo with {name}, and {type(zoo).__name__} has none")
+            facts[name] = getattr(zoo, name)
+    return _construct("task", cfg.target, given, **facts)
+
+
+def build_model(cfg: DictConfig, *, spec: NetworkSpec, out_dim: int) -> nn.Module:
+    """The nn.Module of `cfg.model` for networks of this spec."""
+    return _construct("model", cfg.target, _arguments(cfg), spec=spec, out_dim=out_dim)
+
+
+def build_trainer(cfg: DictConfig, **objects: Any) -> Trainer:
+    """The Trainer; any flag of its own passes through. The run decides whether a bar can be shown.
+
+    Raises:
+        ValueError: for a flag that Lightning does not know, or one that this project sets itself.
+    """
+    given = {key: value for key, value in _arguments(cfg).items() if key != "enable_progress_bar"}
+    taken = [key for key in given if key in objects]
+    if taken:
+        raise ValueError(f"trainer.{taken[0]} is set by nfbench itself and cannot be given")
+    return _construct("trainer", "lightning.Trainer", given, **objects)

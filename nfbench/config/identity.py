@@ -1,0 +1,46 @@
+"""What a run computes, as opposed to where and how it is shown: the part of the config that names its folder."""
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+# Keys that change no number of the result.
+_ELSEWHERE = {
+    "zoo": ("data_dir", "zoo_dir", "seed", "threads"),  # the run's seed stands beside the hash
+    "trainer": ("enable_progress_bar", "log_every_n_steps"),
+}
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved task, model, zoo and trainer and `ckpt_path`, as plain values. The seed is not among them.
+
+    Args:
+        cfg: the composed config.
+
+    Returns:
+        A plain dictionary, the same on every machine for the same experiment.
+    """
+    plain: dict[str, Any] = {"ckpt_path": cfg.ckpt_path}
+    for group in ("task", "model", "zoo", "trainer"):
+        node = OmegaConf.to_container(cfg[group], resolve=True)
+        assert isinstance(node, dict)
+        plain[group] = {str(key): value for key, value in node.items() if key not in _ELSEWHERE.get(group, ())}
+    return plain
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Eight hex digits over `identity`: the same for all seeds of one experiment."""
+    text = json.dumps(identity(cfg), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def differences(ours: Any, theirs: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted keys where two plain configs differ, with both values (None where a key is absent)."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        rows = []
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            rows += differences(ours.get(name), theirs.get(name), f"{key}.{name}" if key else str(name))
+        return rows
+    return [] if ours == theirs else [(key, ours, theirs)]

@@ -1,0 +1,50 @@
+"""Where this run lives and how it was started, as plain values: what the rest of the package knows of Hydra."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a command line.
+
+    Attributes:
+        folder: absolute path of the run folder; Hydra has made it.
+        command: what was typed; in a sweep, the same run on its own.
+        overrides: the overrides of this run, such as `seed=1`.
+        sweep: whether it is one of several.
+        hydra_yaml: Hydra's own config, for `.hydra/hydra.yaml`.
+    """
+
+    folder: Path
+    command: str
+    overrides: tuple[str, ...]
+    sweep: bool
+    hydra_yaml: str
+
+    def write_hydra_files(self, cfg: DictConfig) -> None:
+        """Writes `.hydra/{config,overrides,hydra}.yaml`, the files that Hydra's own tools look for."""
+        folder = self.folder / ".hydra"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        (folder / "overrides.yaml").write_text(OmegaConf.to_yaml(list(self.overrides)))
+        (folder / "hydra.yaml").write_text(self.hydra_yaml)
+
+
+def current_job() -> Job:
+    """The run that Hydra has just started in this process."""
+    hydra = HydraConfig.get()
+    overrides = tuple(hydra.overrides.task)
+    return Job(
+        folder=Path(hydra.runtime.output_dir),
+        command=shlex.join(["python", Path(sys.argv[0]).name, *overrides]),
+        overrides=overrides,
+        sweep=hydra.mode == RunMode.MULTIRUN,
+        hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra, resolve=False)})),
+    )

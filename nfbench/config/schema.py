@@ -1,0 +1,111 @@
+"""The types of every key that a person can mistype. No torch here: `--help` must answer at once.
+
+One dataclass an option: each YAML file of `conf/` starts from its schema (`defaults: [foo_schema, _self_]`). Fields
+carry no numbers where a YAML file gives them: those are in `conf/`, in one place.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from nfbench.config.identity import config_hash
+from nfbench.config.schema_models import MODEL_SCHEMAS
+from nfbench.config.schema_zoos import ZOO_SCHEMAS
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@dataclass
+class InrClsConfig:
+    """`nfbench.tasks.inr_cls.InrClassification`."""
+
+    name: str = MISSING
+    target: str = MISSING  # the class, as a dotted path
+    report: str | None = None  # module whose draw(folder) makes the picture of a run
+    metric: str = MISSING  # the number a run is known by
+    monitor: str = MISSING  # best.ckpt is the epoch where this is best
+    mode: str = MISSING  # max or min
+    optimizer: str = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    schedule: str = MISSING
+    warmup_steps: int = MISSING
+    label_smoothing: float = MISSING
+    ema_decay: float = MISSING
+
+
+@dataclass
+class TrainerConfig:
+    """The Trainer flags used here. Any other one passes through: `+trainer.limit_train_batches=2`."""
+
+    max_epochs: int = MISSING
+    accelerator: str = MISSING
+    devices: int = MISSING
+    precision: str = MISSING
+    gradient_clip_val: float | None = None
+    check_val_every_n_epoch: int = MISSING
+    log_every_n_steps: int = MISSING
+    enable_progress_bar: bool = MISSING
+
+
+@dataclass
+class LoggerConfig:
+    """`metrics.csv` is always written; W&B beside it where `mode` says so."""
+
+    name: str = MISSING
+    mode: str = MISSING  # disabled, offline or online
+    project: str = MISSING
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """The top of the config. The groups are typed by the schema of the chosen option."""
+
+    task: Any = MISSING
+    model: Any = MISSING
+    zoo: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    seed: int = 0
+    ckpt_path: str | None = None
+    rerun: bool = False
+    threads: int | None = None
+    size: str = "cpu"
+    output_dir: str = MISSING
+    data_dir: str = MISSING
+    zoo_dir: str = MISSING
+
+
+def options() -> dict[str, list[str]]:
+    """The options of each group, read from the files of `conf/`."""
+    return {
+        group.name: sorted(file.stem for file in group.glob("*.yaml"))
+        for group in sorted(CONF.iterdir())
+        if group.is_dir()
+    }
+
+
+def _help_options() -> str:
+    rows = options()
+    width = max(map(len, rows))
+    return "\n".join(f"  {group:<{width}}  {', '.join(names)}" for group, names in rows.items())
+
+
+def register() -> None:
+    """Tells Hydra the schemas and the two resolvers that `conf/config.yaml` uses. Calling it twice does no harm."""
+    store = ConfigStore.instance()
+    store.store("config_schema", Config)
+    store.store("inr_cls_schema", InrClsConfig, group="task")
+    store.store("trainer_schema", TrainerConfig, group="trainer")
+    store.store("logger_schema", LoggerConfig, group="logger")
+    for group, schemas in (("model", MODEL_SCHEMAS), ("zoo", ZOO_SCHEMAS)):
+        for name, schema in schemas.items():
+            store.store(f"{name}_schema", schema, group=group)
+    OmegaConf.register_new_resolver("nfbench.hash", lambda *, _root_: config_hash(_root_), replace=True)
+    OmegaConf.register_new_resolver("nfbench.options", _help_options, replace=True)

@@ -1,0 +1,55 @@
+"""The types of `conf/model/*.yaml`: one dataclass a model, its fields the arguments of the model's class."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """What every model has."""
+
+    name: str = MISSING
+    target: str = MISSING  # the class, as a dotted path
+
+
+@dataclass
+class NfnNpConfig(ModelConfig):
+    """`nfbench.models.nfn.NFNNP`."""
+
+    width: int = MISSING
+    num_layers: int = MISSING
+    fourier_size: int = MISSING
+    fourier_scale: float = MISSING
+    io_max_freq: float = MISSING
+    io_num_bands: int = MISSING
+    pool: str = MISSING
+    init: str = MISSING
+    head_width: int = MISSING
+    head_dropout: float = MISSING
+
+
+@dataclass
+class NftConfig(ModelConfig):
+    """`nfbench.models.nft.NFT`."""
+
+    width: int = MISSING
+    num_blocks: int = MISSING
+    num_heads: int = MISSING
+    ff_factor: int = MISSING
+    dropout: float = MISSING
+    fourier_scale: float = MISSING
+    num_queries: int = MISSING
+    head_width: int = MISSING
+    head_dropout: float = MISSING
+
+
+@dataclass
+class MlpConfig(ModelConfig):
+    """`nfbench.models.mlp.FlatMLP`."""
+
+    width: int = MISSING
+    dropout: float = MISSING
+
+
+MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {"nfn_np": NfnNpConfig, "nft": NftConfig, "mlp": MlpConfig}

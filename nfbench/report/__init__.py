@@ -1,0 +1,1 @@
+"""Run folders to pictures and tables. Reads and writes files; knows no torch, no Hydra and no Lightning."""

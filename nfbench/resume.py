@@ -1,0 +1,153 @@
+"""What makes a stopped run go on as if it had not been stopped, to the bit on a CPU.
+
+- A checkpoint is written beside its place, flushed to the disk and renamed: `kill -9` leaves the old or the new one.
+- Random numbers of a step depend on (seed, epoch, batch) only; the zoo's order depends on (seed, epoch) only.
+- A checkpoint carries the config it belongs to, and is refused for another model, zoo, task or seed.
+"""
+
+import os
+import pickle
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from nfbench.config.identity import differences
+
+KEY = "nfbench"  # where a checkpoint carries its config
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint in its own folder and renames it; Lightning's own way copies across file systems."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes `path`, whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            with temporary.open("wb") as handle:
+                torch.save(checkpoint, handle)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, target)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half a file would only fill the disk further
+            raise
+
+
+class RunState(Callback):
+    """Reseeds each step and keeps what a run's summary sums up over resumes.
+
+    Args:
+        seed: of the run.
+        identity: what the run computes; goes into each checkpoint.
+
+    Attributes:
+        wall_s: seconds of training behind the present weights.
+        examples_seen: networks the model has been trained on so far, counted with repetition.
+        epochs: finished epochs.
+    """
+
+    def __init__(self, seed: int, identity: Mapping[str, Any]) -> None:
+        self.seed = seed
+        self.identity = dict(identity)
+        self.wall_s = 0.0
+        self.examples_seen = 0
+        self.epochs = 0
+        self._tick = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        self._advance()
+        return {"wall_s": self.wall_s, "examples_seen": self.examples_seen, "epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting from the checkpoint's numbers."""
+        self.wall_s = float(state_dict["wall_s"])
+        self.examples_seen = int(state_dict["examples_seen"])
+        self.epochs = int(state_dict["epochs"])
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the run's identity."""
+        checkpoint[KEY] = {"seed": self.seed, **self.identity}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._tick = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Makes dropout and the like a function of (seed, epoch, batch)."""
+        state = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx]).generate_state(1, np.uint64)
+        value = int(state[0]) >> 1
+        torch.manual_seed(value)
+        np.random.seed(value % 2**32)
+        random.seed(value)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the networks of the batch."""
+        self.examples_seen += len(batch.target)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts the epoch."""
+        self.epochs = trainer.current_epoch + 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self._advance()
+
+    def _advance(self) -> None:
+        now = time.monotonic()
+        self.wall_s += now - self._tick
+        self._tick = now
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint that this project wrote.
+
+    Raises:
+        ValueError: where the file is missing, damaged, unsafe or not one of ours.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {path}: give the path of a last.ckpt or best.ckpt") from None
+    except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint ({reason}). It is damaged, or no checkpoint at all. It was left as "
+            "it is: move it away to start anew, or give another one with ckpt_path=..."
+        ) from None
+    if not isinstance(found, dict) or KEY not in found or "state_dict" not in found:
+        raise ValueError(f"{path} was not written by nfbench: give the last.ckpt or best.ckpt of a run folder")
+    return found
+
+
+def check_same_run(path: Path, checkpoint: Mapping[str, Any], seed: int, identity: Mapping[str, Any]) -> None:
+    """Holds a checkpoint's config against the present one. The trainer's settings may differ.
+
+    Raises:
+        ValueError: with the keys named, where model, zoo, task or seed differ.
+    """
+    saved = checkpoint[KEY]
+    groups = ("model", "zoo", "task", "seed")
+    ours = {group: {**identity, "seed": seed}.get(group) for group in groups}
+    theirs = {group: saved.get(group) for group in groups}
+    rows = differences(ours, theirs)
+    if rows:
+        listed = "\n".join(f"  {key}: here {here!r}, in the checkpoint {there!r}" for key, here, there in rows[:8])
+        more = f"\n  and {len(rows) - 8} more" if len(rows) > 8 else ""
+        raise ValueError(
+            f"{path} belongs to another run:\n{listed}{more}\nSet these keys as in the checkpoint, or leave it out "
+            "(in a folder of its own, hydra.run.dir=..., a run starts anew)"
+        )

@@ -1,0 +1,318 @@
+"""One run: build, fit or resume, test, write down.
+
+Four hops from the command line: run.py -> run(cfg) -> build_*(cfg) -> trainer.fit(task, zoo).
+"""
+
+import importlib
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from nfbench import __version__
+from nfbench.config.build import build_model, build_task, build_trainer, build_zoo
+from nfbench.config.identity import config_hash, identity
+from nfbench.config.job import Job
+from nfbench.report.run_folder import RunFolder
+from nfbench.resume import AtomicCheckpointIO, RunState, check_same_run, read_checkpoint
+from nfbench.tracking import MetricsCSV, wandb_logger
+
+log = logging.getLogger(__name__)
+SAMPLES = 12  # test items that are rendered for the picture
+
+
+def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
+    """Trains and tests one config, or goes on where an earlier process stopped.
+
+    Args:
+        cfg: the composed config.
+        job: the run folder and the command.
+
+    Returns:
+        The summary, as in `summary.json`.
+
+    Raises:
+        ValueError: for what the person who typed the command can put right.
+    """
+    folder = RunFolder(job.folder)
+    with folder.locked():
+        if cfg.rerun and (old := folder.set_aside()):
+            log.info("rerun: the earlier run is in %s", os.path.relpath(old))
+        me = identity(cfg)
+        done = folder.summary()
+        if done is not None:
+            if done.get("config_hash") != config_hash(cfg) or done.get("seed") != cfg.seed:
+                raise ValueError(f"{folder.shown} holds a finished run of another config: choose another hydra.run.dir")
+            log.info("finished before; rerun=true trains it again\n%s", result_line(done, folder))
+            return done
+        start = checkpoint_to_start_from(cfg, folder, me)
+        job.write_hydra_files(cfg)
+        about = {"task": cfg.task.name, "model": cfg.model.name, "zoo": cfg.zoo.name, "seed": cfg.seed, "config": me}
+        with wandb_logger(cfg.logger, job.folder, about) as wandb_run:
+            return _run(cfg, job, folder, me, start, wandb_run)
+
+
+def checkpoint_to_start_from(cfg: DictConfig, folder: RunFolder, me: Mapping[str, Any]) -> Path | None:
+    """`last.ckpt` of this folder if there is one, else `ckpt_path`, else None.
+
+    Raises:
+        ValueError: where that file is no checkpoint of this run's model, zoo and task, or has nothing left to train.
+    """
+    own = folder.last.exists()
+    path = folder.last if own else Path(cfg.ckpt_path) if cfg.ckpt_path else None
+    if path is None:
+        return None
+    checkpoint = read_checkpoint(path)
+    check_same_run(path, checkpoint, cfg.seed, me)
+    epochs = int(checkpoint["epoch"]) + 1
+    if not own and cfg.trainer.max_epochs >= 0 and epochs >= cfg.trainer.max_epochs:
+        raise ValueError(
+            f"{path} has {epochs} epochs behind it, and trainer.max_epochs={cfg.trainer.max_epochs}: nothing is left "
+            "to train. Raise trainer.max_epochs"
+        )
+    log.info("going on from %s after epoch %d", os.path.relpath(path), epochs)
+    return path
+
+
+def _run(
+    cfg: DictConfig,
+    job: Job,
+    folder: RunFolder,
+    me: Mapping[str, Any],
+    start: Path | None,
+    wandb_run: WandbLogger | None,
+) -> dict[str, Any]:
+    quiet_lightning()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+
+    began = time.monotonic()
+    zoo = build_zoo(cfg.zoo)
+    task = build_task(cfg.task, zoo)
+    task.model = model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
+    zoo.prepare_data()
+    zoo_s = time.monotonic() - began
+
+    state = RunState(cfg.seed, me)
+    checkpoints = job.folder / "checkpoints"
+    same: dict[str, Any] = {"dirpath": checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": True}
+    best = ModelCheckpoint(filename="best", monitor=cfg.task.monitor, mode=cfg.task.mode, **same)
+    last = ModelCheckpoint(filename="last", **same)
+    shown = progress(cfg)
+    trainer = build_trainer(
+        cfg.trainer,
+        enable_progress_bar=any(isinstance(each, EpochBar) for each in shown),
+        logger=wandb_run or False,
+        callbacks=[state, MetricsCSV(job.folder / "metrics.csv"), *shown, best, last],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=job.folder,
+        num_sanity_val_steps=0,  # a run starts with its metrics clean
+        enable_model_summary=False,
+    )
+    params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    where = f"{torch.get_num_threads()} CPU threads" if device_type(trainer) == "cpu" else device_type(trainer)
+    log.info("%s (%s parameters) on %s, %s, seed %d", cfg.model.name, f"{params:,}", cfg.zoo.name, where, cfg.seed)
+    trainer.fit(task, datamodule=zoo, ckpt_path=start, weights_only=True)
+    if getattr(trainer, "fast_dev_run", False):
+        trainer.test(task, datamodule=zoo, verbose=False)
+        log.info("fast_dev_run: one batch of everything went through; nothing was saved")
+        return {}
+
+    if not folder.best.exists():
+        raise ValueError(f"no epoch had {cfg.task.monitor}: nothing was validated. Leave validation on to get a result")
+    chosen = read_checkpoint(folder.best)
+    task.load_state_dict(chosen["state_dict"])
+    began = time.monotonic()
+    tested = trainer.test(task, datamodule=zoo, verbose=False)[0]
+    test_s = time.monotonic() - began
+
+    write_predictions(task, zoo, folder)
+    picture = draw(cfg, folder)
+    if wandb_run is not None and picture is not None:
+        wandb_run.log_image("test/picture", [str(picture)])
+    protocol = dict(getattr(zoo, "protocol", {}))
+    summary = {
+        "task": cfg.task.name,
+        "model": cfg.model.name,
+        "zoo": cfg.zoo.name,
+        "seed": cfg.seed,
+        "size": cfg.size,
+        **protocol,
+        "metric": cfg.task.metric,
+        "metrics": {**tested, **best_validation(best)},
+        "params": params,
+        "best_epoch": int(chosen["epoch"]),
+        "epochs": state.epochs,
+        "examples_seen": state.examples_seen,
+        "wall_s": round(state.wall_s + test_s, 2),
+        "zoo_s": round(zoo_s, 2),
+        "peak_memory_mb": peak_memory_mb(trainer),
+        "machine": machine(trainer),
+        "versions": versions(),
+        "commit": commit(),
+        "config_hash": config_hash(cfg),
+        "command": job.command,
+        "picture": picture.name if picture else None,
+        "config": OmegaConf.to_container(cfg, resolve=True),
+    }
+    folder.write_summary(summary)
+    log.info("%s", result_line(summary, folder))
+    return summary
+
+
+def result_line(summary: Mapping[str, Any], folder: RunFolder) -> str:
+    """Metric, value, what it is of, and where to look."""
+    metric = summary["metric"]
+    picture = f"   picture: {folder.shown}/{summary['picture']}" if summary.get("picture") else ""
+    return (
+        f"{metric} {summary['metrics'][metric]:.4f}   ({summary['task']}, {summary['model']} on {summary['zoo']}, seed "
+        f"{summary['seed']}, epoch {summary['best_epoch'] + 1} of {summary['epochs']}, {summary['wall_s']:.0f} s)   "
+        f"run folder: {folder.shown}{picture}"
+    )
+
+
+def best_validation(best: ModelCheckpoint) -> dict[str, float]:
+    """The monitored metric of the epoch that was chosen."""
+    score = best.best_model_score
+    return {} if score is None or best.monitor is None else {best.monitor: float(score)}
+
+
+def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: RunFolder) -> None:
+    """`predictions.csv` and, where the zoo can render, `samples.npz` with evenly spread test items."""
+    rows = sorted(getattr(task, "predictions", []))
+    if not rows:
+        return
+    folder.write_rows("predictions.csv", ("index", "view", "true", "predicted"), rows)
+    if not hasattr(zoo, "render"):
+        return
+    wanted = {rows[i][:2] for i in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)}
+    images, index, view = [], [], []
+    for batch in zoo.test_dataloader():
+        keep = [i for i, key in enumerate(zip(batch.index.tolist(), batch.view.tolist(), strict=True)) if key in wanted]
+        if keep:
+            images.append(zoo.render(batch.features[keep]).float().cpu().numpy())
+            index += batch.index[keep].tolist()
+            view += batch.view[keep].tolist()
+    np.savez(folder.path / "samples.npz", images=np.concatenate(images), index=index, view=view)
+
+
+def draw(cfg: DictConfig, folder: RunFolder) -> Path | None:
+    """The picture of the run, drawn from its files by the task's report module."""
+    if cfg.task.report is None or not (folder.path / "predictions.csv").exists():
+        return None
+    return importlib.import_module(cfg.task.report).draw(folder.path)
+
+
+class EpochBar(TQDMProgressBar):
+    """Lightning's bar on one line: validation is too short here for a bar of its own."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Names the epoch and how many there will be."""
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def init_validation_tqdm(self) -> Any:
+        """No bar."""
+        return tqdm(disable=True)
+
+    def init_test_tqdm(self) -> Any:
+        """No bar."""
+        return tqdm(disable=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """The loss of this step and the latest validation metric, nothing twice."""
+        shown = super().get_metrics(trainer, pl_module)
+        return {k.removesuffix("_step"): v for k, v in shown.items() if not k.endswith("_epoch") and k != "v_num"}
+
+
+class EpochLines(Callback):
+    """A line every few seconds instead of a bar, where the output goes to a file."""
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self.every_s = every_s
+        self._next = 0.0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the epoch's metrics, if the last line is a while ago or this is the last epoch."""
+        final = trainer.current_epoch + 1 == trainer.max_epochs
+        if time.monotonic() < self._next and not final:
+            return
+        self._next = time.monotonic() + self.every_s
+        metrics = {k: v for k, v in sorted(trainer.callback_metrics.items()) if not k.endswith(("_step", "_epoch"))}
+        shown = "  ".join(f"{key} {float(value):.4f}" for key, value in metrics.items())
+        log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, shown)
+
+
+def progress(cfg: DictConfig) -> list[Callback]:
+    """A bar on a terminal, lines elsewhere, nothing where it is turned off."""
+    if not cfg.trainer.enable_progress_bar:
+        return []
+    return [EpochBar()] if sys.stdout.isatty() else [EpochLines()]
+
+
+def quiet_lightning() -> None:
+    """Keeps Lightning's useful warnings and hides those that are wrong or idle here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its hints on devices, tips and restored paths
+    idle = (
+        ".*does not have many workers.*",  # the zoo is one tensor on the device: workers would slow it down
+        ".*smaller than the logging interval.*",  # metrics.csv has a row an epoch in any case
+        ".*Checkpoint directory .* exists and is not empty.*",  # that is what a resume is
+        ".*The dirpath has changed from.*",  # ckpt_path=... of another folder, as asked for
+        ".*LeafSpec.*is deprecated.*",  # within Lightning, about torch's internals
+    )
+    for pattern in idle:
+        warnings.filterwarnings("ignore", pattern)
+
+
+def device_type(trainer: Trainer) -> str:
+    """`cpu`, `cuda` or `mps`."""
+    return trainer.strategy.root_device.type
+
+
+def peak_memory_mb(trainer: Trainer) -> float:
+    """The highest memory use of this process in MB: the GPU's on a GPU, else resident memory with all libraries."""
+    if device_type(trainer) == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def machine(trainer: Trainer) -> dict[str, Any]:
+    """What the run ran on."""
+    gpu = torch.cuda.get_device_name() if device_type(trainer) == "cuda" else None
+    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages a result may depend on."""
+    names = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "h5py")
+    return {"python": platform.python_version(), "nfbench": __version__, **{name: version(name) for name in names}}
+
+
+def commit() -> str | None:
+    """The commit of the source, with `+` behind it where files were changed; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,22 @@
+"""Train and test one model on one task: `python run.py task=inr_cls model=nft`; `--help` lists the choices."""
+
+import hydra
+from omegaconf import DictConfig
+
+from nfbench.config import errors, register
+from nfbench.config.job import current_job
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    with errors.in_job(job := current_job()):
+        from nfbench import train  # here, so that --help and tab completion import no torch
+
+        train.run(cfg, job)
+
+
+if __name__ == "__main__":
+    with errors.one_screen():
+        main()

@@ -1,0 +1,69 @@
+"""What a person reads after a typo: the key, where, the options, what was probably meant; never a traceback."""
+
+import runpy
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TYPOS = {
+    "model=nftt": ["no model `nftt`", "did you mean nft", "mlp, nfn_np, nft"],
+    "zoo=siren_digit": ["no zoo `siren_digit`", "did you mean siren_digits"],
+    "task=inr": ["no task `inr`", "inr_cls"],
+    "experiment=smok": ["no experiment `smok`", "smoke"],
+    "modle=nft": ["no key `modle`", "did you mean model"],
+    "seeed=1": ["no key `seeed`", "did you mean seed"],
+    "model.num_blokcs=2": ["no key `num_blokcs`", "group `model`", "did you mean num_blocks"],
+    "zoo.num_image=2": ["no key `num_image`", "did you mean num_images"],
+    "trainer.max_epoch=3": ["no key `max_epoch`", "did you mean max_epochs", "+trainer.max_epoch"],
+    "trainer.max_epochs=abc": ["trainer.max_epochs", "'abc'", "It takes: int"],
+    "task.lr=fast": ["task.lr", "'fast'", "It takes: float"],
+    "+trainer.max_epochs=4": ["in the config already", "+ sign"],
+    "model.num_blocks=[1": ["key=value"],
+    "zoo.name": ["key=value"],
+}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """told("modle=nft") -> (exit code, what was printed), in this process."""
+
+    def run(*arguments: str) -> tuple[object, str]:
+        monkeypatch.setattr("sys.argv", ["run.py", *arguments])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+        return stop.value.code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("argument", TYPOS)
+def test_typo(told, argument: str) -> None:
+    code, text = told(argument)
+    assert code == 1
+    assert "Traceback" not in text
+    assert len(text.splitlines()) < 12
+    assert "_schema" not in text
+    for part in TYPOS[argument]:
+        assert part in text
+
+
+def test_help_is_fast_and_imports_no_torch(cli) -> None:
+    began = time.monotonic()
+    done = cli("--help", patch="import atexit; atexit.register(lambda: print('torch' in sys.modules))")
+    took = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    assert "siren_digits" in done.stdout
+    assert "_schema" not in done.stdout
+    assert done.stdout.rstrip().endswith("False")
+    assert took < 5, "it takes under 1.5 s on an idle machine; this limit allows for a busy one"
+
+
+def test_cfg_job_resolves_without_data(cli) -> None:
+    done = cli("zoo=siren_cifar10", "--cfg", "job", "--resolve", NFBENCH_DATA_DIR="/nowhere")
+    assert done.returncode == 0, done.stderr
+    assert "data_dir: /nowhere" in done.stdout

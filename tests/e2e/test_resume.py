@@ -1,0 +1,168 @@
+"""A run that was stopped goes on as if it had not been: the final weights are equal to the bit."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nfbench import train
+from nfbench.report.run_folder import RunFolder
+from nfbench.resume import KEY, RunState, read_checkpoint
+
+# Everything that draws random numbers or keeps state is on.
+EVERYTHING = [
+    *("model=nft", "model.width=16", "model.num_blocks=1", "model.num_queries=2", "model.dropout=0.1"),
+    *("task.ema_decay=0.9", "task.warmup_steps=2", "trainer.max_epochs=4", "trainer.enable_progress_bar=false"),
+]
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> None:
+    """Ends the run just before this batch."""
+    original = RunState.on_train_batch_start
+
+    def hook(self, trainer, pl_module, given, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == (epoch, batch):
+            raise Stopped
+        original(self, trainer, pl_module, given, batch_idx)
+
+    monkeypatch.setattr(RunState, "on_train_batch_start", hook)
+
+
+@pytest.fixture
+def straight(composed, small, job):
+    """The config and the run that nobody stopped."""
+    cfg = composed(*small, *EVERYTHING)
+    return cfg, train.run(cfg, job("straight")), job("straight").folder
+
+
+@pytest.mark.parametrize("batch", [0, 2], ids=["between epochs", "within an epoch"])
+def test_resume_is_exact(straight, job, monkeypatch, batch: int) -> None:
+    cfg, summary, folder = straight
+    part = job("part")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, batch)
+        with pytest.raises(Stopped):
+            train.run(cfg, part)
+    assert read_checkpoint(part.folder / "checkpoints" / "last.ckpt")["epoch"] == 1
+    assert not (part.folder / "summary.json").exists()
+    again = train.run(cfg, part)
+    for name in ("last", "best"):
+        assert_same(weights(folder, name), weights(part.folder, name))
+    assert again["metrics"] == summary["metrics"]
+    assert again["examples_seen"] == summary["examples_seen"] == 4 * 40
+    assert (part.folder / "metrics.csv").read_text() == (folder / "metrics.csv").read_text()
+    assert (part.folder / "predictions.csv").read_text() == (folder / "predictions.csv").read_text()
+    with (part.folder / "metrics.csv").open() as handle:
+        assert [row["epoch"] for row in csv.DictReader(handle)] == ["0", "1", "2", "3"]
+
+
+KILL_IN_EPOCH = """
+import os
+from nfbench.resume import RunState
+def hook(self, trainer, pl_module, given, batch_idx):
+    if (trainer.current_epoch, batch_idx) == (1, 1):
+        os.kill(os.getpid(), 9)
+RunState.on_train_batch_start = hook
+"""
+KILL_IN_CHECKPOINT = """
+import io, os, torch
+save, calls = torch.save, []
+def half(what, handle):
+    calls.append(1)
+    if len(calls) < 4:  # best and last of the first epoch, best or last of the second, then
+        return save(what, handle)
+    whole = io.BytesIO()
+    save(what, whole)
+    handle.write(whole.getvalue()[:1000])
+    handle.flush()
+    os.kill(os.getpid(), 9)
+torch.save = half
+"""
+
+
+@pytest.mark.parametrize("patch", [KILL_IN_EPOCH, KILL_IN_CHECKPOINT], ids=["epoch", "checkpoint"])
+def test_kill_9_and_the_same_command_again(cli, small, tmp_path, patch: str) -> None:
+    arguments = [*small, "trainer.max_epochs=4"]
+    whole = cli(*arguments, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    killed = cli(*arguments, f"hydra.run.dir={tmp_path / 'part'}", patch=patch)
+    assert killed.returncode == -9
+    assert read_checkpoint(tmp_path / "part" / "checkpoints" / "last.ckpt")["epoch"] >= 0
+    again = cli(*arguments, f"hydra.run.dir={tmp_path / 'part'}")
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stdout
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "part" / "metrics.csv").read_text()
+
+
+def test_ckpt_path_goes_on_and_names_what_differs(composed, small, job) -> None:
+    cfg = composed(*small)
+    train.run(cfg, job("first"))
+    last = job("first").folder / "checkpoints" / "last.ckpt"
+    longer = [*small, f"ckpt_path={last}", "trainer.max_epochs=4"]
+    summary = train.run(composed(*longer), job("longer"))
+    assert summary["examples_seen"] == 4 * 40
+    for override, key in (("model.width=9", "model.width"), ("zoo.num_views=1", "zoo.num_views"),
+                          ("task.lr=1", "task.lr"), ("seed=1", "seed"), ("model=nfn_np", "model.name")):  # fmt: skip
+        with pytest.raises(ValueError, match=key):
+            train.run(composed(*longer, override), job("other"))
+    with pytest.raises(ValueError, match="nothing is left"):
+        train.run(composed(*small, f"ckpt_path={last}"), job("none"))
+
+
+def test_bad_checkpoints_are_refused_and_kept(composed, small, job, tmp_path) -> None:
+    cfg = composed(*small)
+    train.run(cfg, job("a"))
+    good = (job("a").folder / "checkpoints" / "last.ckpt").read_bytes()
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"weights": torch.ones(2)}, foreign)
+    cases = {"half": good[: len(good) // 2], "empty": b"", "text": b"hello", "foreign": foreign.read_bytes()}
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.ckpt"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"move it away|not written by nfbench"):
+            train.run(composed(*small, f"ckpt_path={path}"), job(f"from-{name}"))
+        assert path.read_bytes() == content
+    assert KEY in torch.load(job("a").folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_folder_belongs_to_one_run(composed, small, job) -> None:
+    folder = job("busy").folder
+    with RunFolder(folder).locked(), pytest.raises(ValueError, match="in use by process"):
+        train.run(composed(*small), job("busy"))
+    train.run(composed(*small), job("busy"))
+    with pytest.raises(ValueError, match="another config"):
+        train.run(composed(*small, "task.lr=0.1"), job("busy"))
+    assert not (folder.parent / "busy.1").exists()
+
+
+def test_rerun_sets_aside_and_deletes_nothing(composed, small, job) -> None:
+    cfg = composed(*small, "rerun=true")
+    for _ in range(3):
+        train.run(cfg, job("r"))
+    folder = job("r").folder
+    assert all((folder.with_name(name) / "summary.json").exists() for name in ("r", "r.1", "r.2"))
+    shutil.rmtree(folder)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(composed, small, job, monkeypatch) -> None:
+    monkeypatch.setattr("nfbench.tasks.inr_cls.cross_entropy", lambda logits, *_, **__: logits.sum() * float("nan"))
+    with pytest.raises(ValueError, match=r"training loss is nan.*lower task\.lr"):
+        train.run(composed(*small), job("nan"))
+    assert not (job("nan").folder / "checkpoints").exists()
