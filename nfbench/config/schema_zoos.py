@@ -17,6 +17,7 @@ class SirenZooConfig:
     w0_first: float | None = None
     w0_hidden: float | None = None
     init: str | None = None
+    init_scale: float | None = None
     bias_init: str | None = None
     output_offset: float | None = None
     pixel_min: float | None = None

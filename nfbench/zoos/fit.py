@@ -65,6 +65,8 @@ def init_limits(recipe: SirenRecipe, sizes: Sequence[int]) -> Floats:
         if recipe.init == "uniform" and i == last:
             weight = 1 / math.sqrt(fan_in)
         bias = 0.0 if recipe.bias_init == "zero" and i < last else 1 / math.sqrt(fan_in)
+        if i > 0:
+            weight, bias = recipe.init_scale * weight, recipe.init_scale * bias
         limits += [np.full(fan_in * fan_out, weight, np.float32), np.full(fan_out, bias, np.float32)]
     return np.concatenate(limits)
 

@@ -44,8 +44,9 @@ class SirenZoo(lightning.LightningDataModule):
     Args:
         source: digits, mnist, fashion or cifar10.
         definition: digits, nfn, dws or custom: the recipe by name (see recipe.py).
-        widths, w0_first, w0_hidden, init, bias_init, output_offset, pixel_min, pixel_max, grid, lr, num_steps,
-            stop_psnr: fields of `SirenRecipe` that replace the definition's where not None (``stop_psnr=0``: never).
+        widths, w0_first, w0_hidden, init, init_scale, bias_init, output_offset, pixel_min, pixel_max, grid, lr,
+            num_steps, stop_psnr: fields of `SirenRecipe` that replace the definition's where not None
+            (``stop_psnr=0``: never).
         zoo_seed: of the random inits.
         split: digits, official, nfn, inr2array or dws (see splits.py); None: by source and definition.
         num_images: a nested subset of the images with the split's proportions, the same for every seed; None: all.
@@ -78,6 +79,7 @@ class SirenZoo(lightning.LightningDataModule):
         w0_first: float | None = None,
         w0_hidden: float | None = None,
         init: str | None = None,
+        init_scale: float | None = None,
         bias_init: str | None = None,
         output_offset: float | None = None,
         pixel_min: float | None = None,
@@ -110,8 +112,8 @@ class SirenZoo(lightning.LightningDataModule):
         info = source_info(source)
         self.recipe, self.label = make_recipe(
             definition, widths=tuple(widths) if widths is not None else None, w0_first=w0_first, w0_hidden=w0_hidden,
-            init=init, bias_init=bias_init, output_offset=output_offset, pixel_min=pixel_min, pixel_max=pixel_max,
-            grid=grid, lr=lr, num_steps=num_steps, stop_psnr=stop_psnr, seed=zoo_seed,
+            init=init, init_scale=init_scale, bias_init=bias_init, output_offset=output_offset, pixel_min=pixel_min,
+            pixel_max=pixel_max, grid=grid, lr=lr, num_steps=num_steps, stop_psnr=stop_psnr, seed=zoo_seed,
         )  # fmt: skip
         for name, value, allowed in (("eval_views", eval_views, EVAL_VIEWS), ("standardize", standardize, STANDARDIZE)):
             if value not in allowed:

@@ -170,6 +170,14 @@ def test_published_inits():
             assert part.std() == pytest.approx(limit / 3**0.5, rel=0.05)
 
 
+def test_init_scale_leaves_the_first_layer_alone():
+    ids = np.arange(5)
+    plain = init_params(SirenRecipe((8, 8)), (2, 8, 8, 1), "digits", ids, 0 * ids)
+    small = init_params(SirenRecipe((8, 8), init_scale=0.1), (2, 8, 8, 1), "digits", ids, 0 * ids)
+    np.testing.assert_array_equal(small[:, :24], plain[:, :24])
+    np.testing.assert_allclose(small[:, 24:], 0.1 * plain[:, 24:], rtol=1e-6)
+
+
 def test_bad_shapes_are_named():
     recipe = SirenRecipe((8, 8))
     params, images, coords, _ = problem(recipe, 8, 1)
