@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nfbench.layers.attend import cross_attention
 from nfbench.layers.linear import Pointwise
 from nfbench.layers.norm import ChannelLayerNorm
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
@@ -75,42 +76,20 @@ class NPAttention(nn.Module):
         return [w.unflatten(-1, heads) for w in weights], [b.unflatten(-1, heads) for b in biases]
 
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
-        num_layers, sizes = self.spec.num_layers, self.spec.sizes
         qkv_w, qkv_b = self._project(x)
         # Attention between means; (B, H, 2 L, D) tokens in the order w_1, v_1, w_2, v_2, ...
         means = [m for w, b in zip(qkv_w, qkv_b, strict=True) for m in (w.mean((1, 2)), b.mean(1))]
         q, k, v = torch.stack(means, 1).permute(2, 0, 3, 1, 4).unbind(0)
         pooled_BC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).unbind(1)
 
-        from_rows: list[Tensor] = []  # for W_i, (B, R, S, C)
-        from_cols: list[Tensor] = []
-        biases: list[Tensor] = []
-        for i in range(num_layers + 1):
-            tokens = []  # each (3, B, H, tokens, n_i, D)
-            if i > 0:
-                tokens += [qkv_w[i - 1].permute(3, 0, 4, 2, 1, 5), qkv_b[i - 1].permute(2, 0, 3, 1, 4).unsqueeze(3)]
-            if i < num_layers:
-                tokens.append(qkv_w[i].permute(3, 0, 4, 1, 2, 5))
-            q, k, v = torch.cat(tokens, 3).flatten(-2).unbind(0)
-            dropout = self.dropout if self.training else 0.0
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, H, tokens, n_i * D)
-            out = out.unflatten(-1, (sizes[i], -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (B, tokens, n_i, C)
-            # `split`, since the backward of slices would fill a full-size tensor with zeros for each of them.
-            parts = list(out.split([t.shape[3] for t in tokens], 1))
-            if i > 0:
-                from_cols.append(parts.pop(0).transpose(1, 2))
-                biases.append(parts.pop(0).squeeze(1))
-            if i < num_layers:
-                from_rows.append(parts.pop())
-
-        weights = []
+        from_w, from_b = cross_attention(qkv_w, qkv_b, self.dropout if self.training else 0.0)
+        weights, biases = [], []
         for i, layer in enumerate(self.spec.layers):
-            y_BRSC = from_rows[i] + from_cols[i]
-            y_BRSC += pooled_BC[2 * i][:, None, None]
+            y_BRSC = from_w[i].flatten(3) + pooled_BC[2 * i][:, None, None]
+            biases.append(from_b[i].flatten(2) + pooled_BC[2 * i + 1][:, None])
             if not self.share_projections:
                 y_BRSC = self.unproject[i](y_BRSC)
             weights.append(y_BRSC.unflatten(-1, (layer.taps, self.channels)))
-            biases[i] = biases[i] + pooled_BC[2 * i + 1][:, None]
         return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))
 
     def extra_repr(self) -> str:

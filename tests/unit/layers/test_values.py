@@ -14,7 +14,7 @@ from nfbench.layers import (
     NPLinear,
     NPPool,
 )
-from nfbench.weightspace import NetworkSpec, random_features
+from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, random_features
 
 F64 = torch.float64
 
@@ -133,13 +133,31 @@ def test_bad_arguments_say_what_is_allowed():
         HNPPool(NetworkSpec.parse("2-3"))
 
 
-def test_first_layer_gradients_agree_with_finite_differences():
-    spec = NetworkSpec.parse("2-3-2:sine")
+@pytest.mark.parametrize("text", ["2-3-2:sine", "3-2-1-2:sine", "2-3c1x2-2:relu"])
+def test_gradients_agree_with_finite_differences(text):
+    spec = NetworkSpec.parse(text)
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(1, spec.num_params, 2, generator=generator, dtype=F64, requires_grad=True)
-    from nfbench.weightspace import WeightSpaceFeatures
+    for layer in (NPLinear(spec, 2, 2), NFTBlock(spec, 2, 1, ff_factor=1), NPAttention(spec, 2, 2, dropout=0.3)):
 
-    for layer in (NPLinear(spec, 2, 2).to(F64), NFTBlock(spec, 2, 1, ff_factor=1).to(F64)):
-        assert torch.autograd.gradcheck(
-            lambda t, layer=layer: layer(WeightSpaceFeatures.from_flat(spec, t)).flatten(), (flat,)
-        )
+        def run(t, layer=layer.to(F64)):
+            torch.manual_seed(0)  # the same dropout each time
+            return layer(WeightSpaceFeatures.from_flat(spec, t)).flatten()
+
+        assert torch.autograd.gradcheck(run, (flat,))
+
+
+def test_attention_dropout_is_on_in_training_only():
+    spec = NetworkSpec.parse("3-4-2:sine")
+    layer = NPAttention(spec, 4, 2, dropout=0.5)
+    plain = NPAttention(spec, 4, 2)
+    plain.load_state_dict(layer.state_dict())
+    x = random_features(spec, 2, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(layer.eval()(x).flatten(), plain(x).flatten())
+    layer.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        mean = torch.stack([layer(x).flatten() for _ in range(4000)]).mean(0)
+    # Dropout keeps the mean; 4,000 draws leave a standard error of about 0.01.
+    assert (mean - plain(x).flatten()).abs().max() < 0.06
+    assert not torch.equal(layer(x).flatten(), layer(x).flatten())
