@@ -31,7 +31,7 @@ def cross_attention(
         dropout: of the attention weights.
 
     Returns:
-        For each weight the sum of what it receives in a row and in a column, (B, R, S, H, D); for each bias (B, R, H, D).
+        For each weight (B, R, S, H, D), what it receives in a row and in a column added up; for each bias (B, R, H, D).
     """
     out = _CrossAttention.apply(dropout, len(qkv_w), *qkv_w, *qkv_b)
     return list(out[: len(qkv_w)]), list(out[len(qkv_w) :])

@@ -140,9 +140,9 @@ def test_gradients_agree_with_finite_differences(text):
     flat = torch.randn(1, spec.num_params, 2, generator=generator, dtype=F64, requires_grad=True)
     for layer in (NPLinear(spec, 2, 2), NFTBlock(spec, 2, 1, ff_factor=1), NPAttention(spec, 2, 2, dropout=0.3)):
 
-        def run(t, layer=layer.to(F64)):
+        def run(t, layer=layer):
             torch.manual_seed(0)  # the same dropout each time
-            return layer(WeightSpaceFeatures.from_flat(spec, t)).flatten()
+            return layer.to(F64)(WeightSpaceFeatures.from_flat(spec, t)).flatten()
 
         assert torch.autograd.gradcheck(run, (flat,))
 
