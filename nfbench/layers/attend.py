@@ -2,8 +2,9 @@
 
 Rows and columns of weights are few and long tokens: 10 to 70 of 100 to 2,000 numbers. For those, on a CPU, batched
 matrix products take a third to three quarters of the time of the flash kernel that `scaled_dot_product_attention`
-chooses (it is made for many short tokens), and much of the rest goes into moving weights into token order and back.
-`cross_attention` moves each weight once for each of its two roles, in either direction.
+chooses (it is made for many short tokens; on a GPU it takes tokens of at most 256 numbers), and much of the rest goes
+into moving weights into token order and back. `cross_attention` moves each weight once for each of its two roles, in
+either direction.
 
 B networks, H heads, D channels of a head, n_i neurons of neuron layer i = 0..L, N tokens.
 """
@@ -90,7 +91,7 @@ class _CrossAttention(torch.autograd.Function):
         for i in range(num_layers + 1):
             tokens = _gather(qkv_w, qkv_b, i)  # (3, B, H, N, n_i, D)
             q, k, v = tokens.flatten(-2).flatten(1, 2)  # each (B * H, N, n_i * D)
-            scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1)
+            scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1).to(tokens.dtype)
             keep = torch.empty_like(scores).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
             out = torch.bmm(scores if keep is None else scores * keep, v)
             _scatter(out.view(tokens.shape[1:]), out_w, out_b, i)

@@ -88,7 +88,10 @@ class NPAttention(nn.Module):
             y_BRSC = from_w[i].flatten(3) + pooled_BC[2 * i][:, None, None]
             biases.append(from_b[i].flatten(2) + pooled_BC[2 * i + 1][:, None])
             if not self.share_projections:
-                y_BRSC = self.unproject[i](y_BRSC)
+                # The authors map rows, columns and means one by one, and so add the bias three times.
+                unproject = self.unproject[i]
+                assert isinstance(unproject, nn.Linear)
+                y_BRSC = F.linear(y_BRSC, unproject.weight, 3 * unproject.bias)
             weights.append(y_BRSC.unflatten(-1, (layer.taps, self.channels)))
         return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))
 

@@ -42,9 +42,9 @@ class GaussianFourierFeatures(nn.Module):
 
 
 def fourier_positions(count: int, max_freq: float, num_bands: int) -> Tensor:
-    """Sines, cosines and the value of `count` positions on [-1, 1]: (count, 2 num_bands + 1)."""
-    position = torch.linspace(-1, 1, count)[:, None]
-    angle = position * torch.linspace(1, max_freq / 2, num_bands) * math.pi
+    """Sines, cosines and the value of `count` positions on [-1, 1]: (count, 2 num_bands + 1), in float64."""
+    position = torch.linspace(-1, 1, count, dtype=torch.float64)[:, None]
+    angle = position * torch.linspace(1, max_freq / 2, num_bands, dtype=torch.float64) * math.pi
     return torch.cat([angle.sin(), angle.cos(), position], -1)
 
 
@@ -68,28 +68,37 @@ class IOSinusoidalEncoding(nn.Module):
 
     def __init__(self, spec: NetworkSpec, max_freq: float = 10.0, num_bands: int = 6, enc_layers: bool = False) -> None:
         super().__init__()
+        self.spec, self.max_freq, self.num_bands, self.enc_layers = spec, max_freq, num_bands, enc_layers
         self.extra_channels = 2 * num_bands + 1
-        num_layers = spec.num_layers
-        layer_code = fourier_positions(num_layers, max_freq, num_bands) * float(enc_layers)
-        inputs = fourier_positions(spec.sizes[0], max_freq, num_bands)
-        outputs = fourier_positions(spec.sizes[-1], max_freq, num_bands)
-        for i, layer in enumerate(spec.layers):
-            weight = layer_code[i].repeat(layer.out_size, layer.in_size, layer.taps, 1)  # (R, S, K, E)
-            bias = layer_code[i].repeat(layer.out_size, 1)  # (R, E)
-            if i == 0:
-                weight = weight + inputs[None, :, None]
-            if i == num_layers - 1:
-                weight = weight + outputs[:, None, None]
-                bias = bias + outputs
-            self.register_buffer(f"weight_{i}", weight, persistent=False)
-            self.register_buffer(f"bias_{i}", bias, persistent=False)
+        self._codes: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+
+    def codes(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        """What is appended to weight, bias, weight, bias, ...; made once for each dtype and device."""
+        if (dtype, device) not in self._codes:
+            spec, last = self.spec, self.spec.num_layers - 1
+            of_layer, inputs, outputs = (
+                fourier_positions(count, self.max_freq, self.num_bands)
+                for count in (spec.num_layers, spec.sizes[0], spec.sizes[-1])
+            )
+            codes = []
+            for i, layer in enumerate(spec.layers):
+                bias = (of_layer[i] * float(self.enc_layers)).repeat(layer.out_size, 1)  # (R, E)
+                weight = bias[:, None, None].repeat(1, layer.in_size, layer.taps, 1)  # (R, S, K, E)
+                if i == 0:
+                    weight = weight + inputs[None, :, None]
+                if i == last:
+                    weight, bias = weight + outputs[:, None, None], bias + outputs
+                codes += [weight, bias]
+            self._codes[dtype, device] = [code.to(device, dtype) for code in codes]
+        return self._codes[dtype, device]
 
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
         def append(t: Tensor, code: Tensor) -> Tensor:
-            return torch.cat([t, code.to(t.dtype).expand(*t.shape[:-1], -1)], -1)
+            return torch.cat([t, code.expand(*t.shape[:-1], -1)], -1)
 
-        weights = tuple(append(w, self.get_buffer(f"weight_{i}")) for i, w in enumerate(x.weights))
-        biases = tuple(append(b, self.get_buffer(f"bias_{i}")) for i, b in enumerate(x.biases))
+        codes = self.codes(x.weights[0].dtype, x.weights[0].device)
+        weights = tuple(map(append, x.weights, codes[::2]))
+        biases = tuple(map(append, x.biases, codes[1::2]))
         return WeightSpaceFeatures(x.spec, weights, biases)
 
 

@@ -32,7 +32,8 @@ class _MapAndBroadcast(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
+        x_BRSF, weight_GF = inputs[:2]
+        ctx.save_for_backward(x_BRSF.to(output.dtype), weight_GF.to(output.dtype))  # lower precision under autocast
 
     @staticmethod
     def backward(ctx: Any, grad_BRSG: Tensor) -> tuple[Tensor | None, ...]:
@@ -44,6 +45,11 @@ class _MapAndBroadcast(torch.autograd.Function):
             grad_BRSG.sum(2) if need_rows else None,
             grad_BRSG.sum(1) if need_cols else None,
         )
+
+
+def map_and_broadcast(x_BRSF: Tensor, weight_GF: Tensor, over_rows_BRG: Tensor, over_cols_BSG: Tensor) -> Tensor:
+    """x A^T, plus a vector for each row and one for each column: (B, R, S, G)."""
+    return _MapAndBroadcast.apply(x_BRSF, weight_GF, over_rows_BRG, over_cols_BSG)
 
 
 class NPLinear(nn.Module):
@@ -148,8 +154,10 @@ class NPLinear(nn.Module):
         weights, biases = [], []
         for i, layer in enumerate(self.spec.layers):
             over_rows_BRF, bias_BRC = from_neurons[i + 1][0], from_neurons[i + 1][1]
-            over_cols_BSF = from_neurons[i][-1] + (pooled[2 * i] + self.entry[i].bias).unsqueeze(1)
-            y_BRSF = _MapAndBroadcast.apply(w_BRSF[i], self.entry[i].weight, over_rows_BRF, over_cols_BSF)
+            entry = self.entry[i]
+            assert isinstance(entry, nn.Linear)
+            over_cols_BSF = from_neurons[i][-1] + (pooled[2 * i] + entry.bias).unsqueeze(1)
+            y_BRSF = map_and_broadcast(w_BRSF[i], entry.weight, over_rows_BRF, over_cols_BSF)
             weights.append(y_BRSF.unflatten(-1, (layer.taps, self.out_channels)))
             biases.append(bias_BRC + pooled[2 * i + 1].unsqueeze(1))
         return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))

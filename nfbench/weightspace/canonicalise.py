@@ -25,7 +25,8 @@ def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidde
     first layer: its first non-zero input weight is positive (inputs are ordered);
     last hidden layer: its first non-zero outgoing weight is positive (outputs are ordered);
     layers between: the sum of its incoming weights, after the flips of the layer before, is positive.
-    A neuron that all of this leaves undecided (all weights zero) gets a non-negative bias.
+    A neuron that this leaves undecided (weights that are zero, or a sum that is zero up to rounding) gets a bias that
+    is not negative. A phase of pi/2 up to rounding stays as it is, at either end of the interval.
 
     Args:
         features: B dense sine networks, C = 1.
@@ -49,7 +50,7 @@ def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidde
     hidden = spec.num_layers - 1
     for i in range(hidden):
         half_period = math.pi / (w0_first if i == 0 else w0_hidden)
-        turns = torch.round(biases[i] / half_period)
+        turns = _half_turns(biases[i] / half_period)
         biases[i] = biases[i] - turns * half_period
         weights[i + 1] = weights[i + 1] * (1 - 2 * torch.remainder(turns, 2)).unsqueeze(1)
         sign = _neuron_signs(weights[i], biases[i], weights[i + 1], first=i == 0, last=i == hidden - 1)
@@ -61,8 +62,19 @@ def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidde
 
 def _neuron_signs(w_BRS: Tensor, bias_BR: Tensor, out_BQR: Tensor, first: bool, last: bool) -> Tensor:
     """+1 or -1 for each neuron, (B, R)."""
-    candidates = [*w_BRS.unbind(2)] if first else [*out_BQR.unbind(1)] if last else [w_BRS.sum(2)]
+    total = w_BRS.sum(2)
+    total = torch.where(total.abs() > _tolerance(total) * w_BRS.abs().sum(2), total, 0)
+    candidates = [*w_BRS.unbind(2)] if first else [*out_BQR.unbind(1)] if last else [total]
     sign = torch.sign(candidates[0])
     for value in (*candidates[1:], bias_BR):
         sign = torch.where(sign == 0, torch.sign(value), sign)
     return torch.where(sign == 0, torch.ones_like(sign), sign)
+
+
+def _half_turns(phase: Tensor) -> Tensor:
+    """The nearest whole number, but zero up to 1/2 and a rounding error, so that a second pass changes nothing."""
+    return torch.sign(phase) * torch.ceil(phase.abs() - 0.5 - _tolerance(phase)).clamp_min(0)
+
+
+def _tolerance(t: Tensor) -> float:
+    return 64 * torch.finfo(t.dtype).eps

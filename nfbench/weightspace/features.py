@@ -103,10 +103,6 @@ class WeightSpaceFeatures:
         pairs = zip(self.weights, self.biases, strict=True)
         return torch.cat([part for w, b in pairs for part in (w.flatten(1, 3), b)], dim=1)
 
-    def tensors(self) -> list[Tensor]:
-        """weight, bias, weight, bias, ... in the order of the layers."""
-        return [t for pair in zip(self.weights, self.biases, strict=True) for t in pair]
-
     def map(self, function: Callable[[Tensor], Tensor]) -> WeightSpaceFeatures:
         """Applies an elementwise (or channelwise) function to every weight and bias tensor."""
         return WeightSpaceFeatures(self.spec, tuple(map(function, self.weights)), tuple(map(function, self.biases)))
@@ -129,13 +125,22 @@ class WeightSpaceFeatures:
         return self.zip(other, torch.add)
 
     def __getitem__(self, index: Index) -> WeightSpaceFeatures:
-        """Some of the networks, still as a batch: an int keeps a batch of one."""
+        """Some of the networks, still as a batch: an int keeps a batch of one.
+
+        Raises:
+            IndexError: an int beyond the batch.
+        """
+        if isinstance(index, int) and not -self.batch_size <= index < self.batch_size:
+            raise IndexError(f"network {index} of a batch of {self.batch_size}")
         rows = slice(index, index + 1 or None) if isinstance(index, int) else index
         return self.map(lambda t: t[rows])
 
     def to(self, *args: Any, **kwargs: Any) -> WeightSpaceFeatures:
         """Device or dtype, as `Tensor.to`."""
         return self.map(lambda t: t.to(*args, **kwargs))
+
+    def __len__(self) -> int:
+        return self.batch_size
 
     @property
     def batch_size(self) -> int:

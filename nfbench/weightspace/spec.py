@@ -121,18 +121,27 @@ class NetworkSpec:
 
     @classmethod
     def from_module(cls, module: nn.Sequential, activation: str | None = None) -> NetworkSpec:
-        """The spec of an `nn.Sequential` of Linear or Conv2d layers with activations between them.
+        """The spec of an `nn.Sequential` of Linear or Conv2d layers with one activation between any two.
 
         Args:
             module: the network; nested `nn.Sequential`s are fine. Pooling, flatten and dropout are passed over.
-            activation: names the activation where the module uses a class that torch does not ship (a sine).
+            activation: names activations whose class torch does not ship, such as a sine.
 
         Raises:
-            ValueError: a module that is neither, or two different activations.
+            ValueError: anything else, named: other modules, layers without bias, activations missing, doubled, mixed or
+                behind the last layer.
         """
         layers: list[LayerSpec] = []
         found: list[str] = []
         for name, part in _flat_modules(module):
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                if len(found) != len(layers):
+                    raise ValueError(
+                        f"there are {len(found)} activations before module {name!r}, the {len(layers) + 1}. layer; "
+                        "a spec has exactly one between two layers"
+                    )
+                if part.bias is None:
+                    raise ValueError(f"module {name!r} has no bias; give it one of zeros, which is the same function")
             if isinstance(part, nn.Linear):
                 layers.append(LayerSpec(part.in_features, part.out_features))
             elif isinstance(part, nn.Conv2d):
@@ -142,15 +151,20 @@ class NetworkSpec:
                 layers.append(LayerSpec(part.in_channels, part.out_channels, (height, width)))
             elif type(part) in _MODULE_ACTIVATIONS:
                 found.append(_MODULE_ACTIVATIONS[type(part)])
-            elif not isinstance(part, _TRANSPARENT) and (activation is None or list(part.parameters())):
+            elif isinstance(part, _TRANSPARENT):
+                continue
+            elif activation is not None and type(part).__module__.split(".")[0] != "torch" and not [*part.parameters()]:
+                found.append(activation)
+            else:
                 raise ValueError(
                     f"module {name!r} is a {type(part).__name__}; supported are Linear, Conv2d and activations without "
                     "parameters (give activation='sine' for one of your own)"
                 )
-        names = sorted(set(found)) if activation is None else [activation]
-        if len(names) > 1:
-            raise ValueError(f"the network mixes the activations {', '.join(names)}; a spec has one")
-        return cls(tuple(layers), names[0] if names else "identity")
+        if len(found) > max(len(layers) - 1, 0):
+            raise ValueError("there is an activation behind the last layer; a spec has them between layers only")
+        if len(set(found)) > 1:
+            raise ValueError(f"the network mixes the activations {', '.join(sorted(set(found)))}; a spec has one")
+        return cls(tuple(layers), found[0] if found else "identity")
 
     @property
     def num_layers(self) -> int:

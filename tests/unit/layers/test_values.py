@@ -7,6 +7,7 @@ import torch
 
 from nfbench.layers import (
     CrossAttentionPool,
+    HNPLinear,
     HNPPool,
     IOSinusoidalEncoding,
     NFTBlock,
@@ -145,6 +146,21 @@ def test_gradients_agree_with_finite_differences(text):
             return layer.to(F64)(WeightSpaceFeatures.from_flat(spec, t)).flatten()
 
         assert torch.autograd.gradcheck(run, (flat,))
+
+
+@pytest.mark.parametrize("name", ["NPLinear", "HNPLinear", "NFTBlock"])
+def test_mixed_precision_goes_forward_and_backward(name):
+    spec = NetworkSpec.parse("2-3-4-2:sine")
+    layer = {"NPLinear": NPLinear, "HNPLinear": HNPLinear}.get(name, lambda s, c, _: NFTBlock(s, c, 2))(spec, 4, 4)
+    x = random_features(spec, 2, 4, torch.Generator().manual_seed(0))
+    grads = []
+    for low in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            y = layer(x).flatten()
+        y.float().square().sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in layer.parameters()]))
+    assert (grads[0] - grads[1]).norm() < 0.05 * grads[0].norm()  # bfloat16 has 8 bits
 
 
 def test_attention_dropout_is_on_in_training_only():

@@ -64,7 +64,10 @@ def test_map_zip_index_and_to():
     assert torch.equal(x[[2, 0]].flatten(), x.flatten()[[2, 0]])
     assert torch.equal(x[torch.tensor([True, False, True])].flatten(), x.flatten()[[0, 2]])
     assert x.to(torch.float64).weights[0].dtype == torch.float64
-    assert (x.batch_size, x.channels) == (3, 2)
+    assert (len(x), x.batch_size, x.channels) == (3, 3, 2)
+    assert [len(one) for one in x] == [1, 1, 1]
+    with pytest.raises(IndexError, match="network 3 of a batch of 3"):
+        x[3]
     with pytest.raises(ValueError, match="cannot be combined"):
         x + features(NetworkSpec.parse("2-3-1"))
 

@@ -65,6 +65,11 @@ def test_from_module_takes_a_named_activation():
     assert str(NetworkSpec.from_module(module, activation="sine")) == "2-8-1:sine"
     with pytest.raises(ValueError, match="'1' is a Sine"):
         NetworkSpec.from_module(module)
+    mixed = nn.Sequential(*module, nn.ReLU(), nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="mixes the activations relu, sine"):
+        NetworkSpec.from_module(mixed, activation="sine")
+    with pytest.raises(ValueError, match="'1' is a Softmax"):
+        NetworkSpec.from_module(nn.Sequential(nn.Linear(2, 8), nn.Softmax(-1), nn.Linear(8, 1)), activation="sine")
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,11 @@ def test_from_module_takes_a_named_activation():
         ((nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)), "mixes the activations relu, tanh"),
         ((nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), "'1' is a BatchNorm1d"),
         ((nn.Conv2d(4, 4, 3, groups=2),), "grouped"),
+        ((nn.Linear(2, 3), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)), "0 activations before module '1'"),
+        ((nn.Linear(2, 3), nn.ReLU(), nn.ReLU(), nn.Linear(3, 1)), "2 activations before module '3'"),
+        ((nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.ReLU()), "behind the last layer"),
+        ((nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1)), "'0' has no bias"),
+        ((), "at least one layer"),
     ],
 )
 def test_from_module_says_what_it_cannot_read(layers, message):

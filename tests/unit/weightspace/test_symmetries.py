@@ -127,6 +127,26 @@ def test_ties_in_the_sign_are_settled():
     assert out.weights[1][0, 0, :, 0, 0].tolist() == [-1, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_phases_at_the_end_of_the_interval_and_sums_of_zero_stay_settled(dtype):
+    generator = torch.Generator().manual_seed(0)
+    spec = NetworkSpec.parse("2-6-6-6-1:sine")
+    x = random_features(spec, 200, 1, generator, dtype).map(lambda t: 0.1 * t)
+    weights, biases = list(x.weights), list(x.biases)
+    # Nothing to do for the first layer, so that the second one keeps its incoming sums of zero.
+    weights[0], biases[0] = weights[0].abs(), 0 * biases[0]
+    weights[1] = torch.cat([weights[1][:, :, :3], -weights[1][:, :, [2, 0, 1]]], 2)
+    for i in (1, 2):
+        odd = 2 * torch.randint(-3, 3, biases[i].shape, generator=generator) + 1
+        biases[i] = odd.to(dtype) * (math.pi / 2 / W0["w0_hidden"])
+    x = WeightSpaceFeatures(spec, tuple(weights), tuple(biases))
+    once = canonicalize(x, **W0)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    close(once.flatten(), canonicalize(once, **W0).flatten(), tolerance)
+    permutation = NeuronPermutation.sample(spec, 200, generator)
+    close(permutation.apply(once).flatten(), canonicalize(permutation.apply(x), **W0).flatten(), tolerance)
+
+
 @pytest.mark.parametrize(("text", "channels"), [("2-3-1:relu", 1), ("2-3c3-1:sine", 1), ("2-3-1:sine", 2)])
 def test_only_dense_sine_networks_have_a_canonical_form(text, channels):
     x = random_features(NetworkSpec.parse(text), 1, channels, torch.Generator().manual_seed(0))

@@ -1,0 +1,134 @@
+"""With copied parameters, outputs and gradients equal the authors' layers (PyPI `nfn` 0.1.2), to 1e-9 in float64."""
+
+import pytest
+import torch
+
+from nfbench.layers import (
+    GaussianFourierFeatures,
+    HNPLinear,
+    HNPPool,
+    IOSinusoidalEncoding,
+    LearnedPosEmbedding,
+    NPAttention,
+    NPLinear,
+    NPPool,
+    Pointwise,
+    from_nfn_state_dict,
+    to_nfn_state_dict,
+)
+from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, random_features, random_spec
+
+nfn_common = pytest.importorskip(
+    "nfn.common", reason="needs the optional package nfn==0.1.2: pip install 'nfbench[parity]'"
+)
+nfn_layers = pytest.importorskip("nfn.layers")
+
+F64 = torch.float64
+
+
+def specs(kind, count=20):
+    generator = torch.Generator().manual_seed(0)
+    return [random_spec(generator, kind) for _ in range(count)]
+
+
+def their_spec(spec):
+    array = nfn_common.data.ArraySpec
+    shapes = spec.parameter_shapes()
+    return nfn_common.NetworkSpec([array(s) for s in shapes[::2]], [array(s) for s in shapes[1::2]])
+
+
+def to_theirs(x):
+    weights = []
+    for w_BRSKC, layer in zip(x.weights, x.spec.layers, strict=True):
+        w = w_BRSKC.permute(0, 4, 1, 2, 3)
+        weights.append(w.unflatten(-1, layer.kernel) if layer.kernel else w.squeeze(-1))
+    return nfn_common.WeightSpaceFeatures(weights, [b.transpose(1, 2) for b in x.biases])
+
+
+def from_theirs(spec, y):
+    weights = [(w.flatten(4) if w.ndim == 6 else w.unsqueeze(-1)).permute(0, 2, 3, 4, 1) for w in y.weights]
+    return WeightSpaceFeatures(spec, tuple(weights), tuple(b.transpose(1, 2) for b in y.biases))
+
+
+def compare(spec, ours, theirs, channels, back=from_theirs):
+    """Outputs, and their gradients with respect to the input."""
+    generator = torch.Generator().manual_seed(1)
+    flat = random_features(spec, 2, channels, generator, F64).flatten().requires_grad_()
+    x = WeightSpaceFeatures.from_flat(spec, flat)
+    got, wanted = ours(x), back(spec, theirs(to_theirs(x)))
+    if isinstance(got, WeightSpaceFeatures):
+        got, wanted = got.flatten(), wanted.flatten()
+    assert got.shape == wanted.shape
+    weights = torch.randn(got.shape, generator=generator, dtype=F64)
+    pairs = [(got, wanted), [torch.autograd.grad((y * weights).sum(), flat)[0] for y in (got, wanted)]]
+    for a, b in pairs:
+        assert (a - b).abs().max() <= 1e-9 * b.abs().max().clamp_min(1)
+
+
+def copy_and_compare(spec, ours, theirs, channels):
+    ours, theirs = ours.to(F64), theirs.to(F64)
+    ours.load_state_dict(from_nfn_state_dict(ours, theirs.state_dict()))
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    compare(spec, ours, theirs, channels)
+    back = to_nfn_state_dict(ours)
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(back[key], tensor.flatten(1) if tensor.ndim > 1 else tensor)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("name", ["NPLinear", "HNPLinear", "Pointwise"])
+def test_linear_layers(name, kind):
+    ours = {"NPLinear": NPLinear, "HNPLinear": HNPLinear, "Pointwise": Pointwise}[name]
+    for spec in specs(kind):
+        copy_and_compare(spec, ours(spec, 3, 2), getattr(nfn_layers, name)(their_spec(spec), 3, 2), 3)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("dense", True), ("dense", False), ("conv", False)])
+def test_attention(kind, share):
+    for spec in specs(kind):
+        ours = NPAttention(spec, 4, 2, share_projections=share)
+        theirs = nfn_layers.NPAttention(their_spec(spec), 4, 2, share_projections=share)
+        copy_and_compare(spec, ours, theirs, 4)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("name", ["NPPool", "HNPPool"])
+def test_pools(name, kind):
+    ours = {"NPPool": NPPool, "HNPPool": HNPPool}[name]
+    for spec in specs(kind):
+        theirs = getattr(nfn_layers, name)(their_spec(spec))
+        compare(spec, ours(spec), theirs, 3, back=lambda _, pooled: pooled.transpose(1, 2))
+
+
+@pytest.mark.parametrize("enc_layers", [True, False])
+def test_io_encoding(enc_layers):
+    for spec in specs("dense") + specs("conv"):
+        theirs = nfn_layers.IOSinusoidalEncoding(their_spec(spec), 10, 6, enc_layers=enc_layers)
+        compare(spec, IOSinusoidalEncoding(spec, 10.0, 6, enc_layers).to(F64), theirs, 3)
+
+
+def test_learned_embeddings_and_fourier_features():
+    for spec in specs("dense") + specs("conv"):
+        theirs = nfn_layers.LearnedPosEmbedding(their_spec(spec), 3).to(F64)
+        ours = LearnedPosEmbedding(spec, 3).to(F64)
+        with torch.no_grad():
+            ours.weight_embedding.copy_(theirs.weight_emb.weight)
+            ours.bias_embedding.copy_(theirs.bias_emb.weight)
+            ours.input_embedding.copy_(theirs.inp_emb.weight)
+            ours.output_embedding.copy_(theirs.out_emb.weight)
+        compare(spec, ours, theirs, 3)
+        theirs = nfn_layers.GaussianFourierFeatureTransform(their_spec(spec), 3, 8, 2.0).to(F64)
+        ours = GaussianFourierFeatures(3, 8, 2.0).to(F64)
+        ours.frequencies.copy_(theirs._B)
+        compare(spec, ours, theirs, 3)
+
+
+def test_what_does_not_fit_is_named():
+    spec = NetworkSpec.parse("2-3-1:sine")
+    state = nfn_layers.NPLinear(their_spec(spec), 3, 2).state_dict()
+    with pytest.raises(ValueError, match=r"no 'net\.layer_0\.weight'"):
+        from_nfn_state_dict(NPLinear(spec, 3, 2), state, prefix="net.")
+    with pytest.raises(ValueError, match="other sizes or channels"):
+        from_nfn_state_dict(NPLinear(spec, 4, 2), state)
+    with pytest.raises(ValueError, match="no counterpart"):
+        to_nfn_state_dict(HNPLinear(spec, 1, 1, full_span=True))
