@@ -14,6 +14,8 @@ from nfbench.layers.linear import Pointwise
 from nfbench.layers.norm import ChannelLayerNorm
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
+POINT_HEADS = ("averages", "all", "none")
+
 
 class NPAttention(nn.Module):
     """Weight-space self-attention, equivariant to neuron permutations and to no other ones (NFT, Eqs. 4 to 6).
@@ -28,6 +30,9 @@ class NPAttention(nn.Module):
         channels: C of input and output.
         num_heads: H, divides C.
         dropout: of the attention weights between rows and columns.
+        cross_term: attention between rows and columns; False drops it (the authors' ablation switch).
+        point_head: the third head: "averages", "all" (Eq. 6: every single weight and bias attends to all others, by a
+            kernel that does not hold the T x T scores) or "none".
         share_projections: one query/key/value map for all layers (dense networks only); None shares them exactly when
             no layer is a convolution. Otherwise each weight and bias has its own, and weights an output map C -> F.
 
@@ -35,7 +40,8 @@ class NPAttention(nn.Module):
         weights (B, R, S, K, C), biases (B, R, C) -> the same.
 
     Raises:
-        ValueError: channels not a multiple of num_heads, or shared projections for convolutions.
+        ValueError: channels not a multiple of num_heads, an unknown point_head or no head at all, or shared projections
+            for convolutions.
     """
 
     symmetry = "np"
@@ -46,11 +52,19 @@ class NPAttention(nn.Module):
         channels: int,
         num_heads: int = 8,
         dropout: float = 0.0,
+        cross_term: bool = True,
+        point_head: str = "averages",
         share_projections: bool | None = None,
     ) -> None:
         super().__init__()
         if channels % num_heads:
             raise ValueError(f"channels must be a multiple of num_heads, got {channels} and {num_heads}")
+        if point_head not in POINT_HEADS or not (cross_term or point_head != "none"):
+            raise ValueError(
+                f"point_head must be one of {', '.join(POINT_HEADS)}, and not 'none' without cross_term; "
+                f"got {point_head!r} with cross_term={cross_term}"
+            )
+        self.cross_term, self.point_head = cross_term, point_head
         any_conv = any(layer.is_conv for layer in spec.layers)
         self.share_projections = not any_conv if share_projections is None else share_projections
         if self.share_projections and any_conv:
@@ -75,24 +89,45 @@ class NPAttention(nn.Module):
         heads = (3, self.num_heads, self.channels // self.num_heads)
         return [w.unflatten(-1, heads) for w in weights], [b.unflatten(-1, heads) for b in biases]
 
+    def _from_averages(self, qkv_w: list[Tensor], qkv_b: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Attention between the means of all tensors: (B, 1, 1, C) for each weight, (B, 1, C) for each bias."""
+        means = [m for w, b in zip(qkv_w, qkv_b, strict=True) for m in (w.mean((1, 2)), b.mean(1))]
+        q, k, v = torch.stack(means, 1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, 2 L, D): w_1, v_1, w_2, ...
+        out_BC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).unbind(1)
+        return [t[:, None, None] for t in out_BC[::2]], [t[:, None] for t in out_BC[1::2]]
+
+    def _from_all(self, qkv_w: list[Tensor], qkv_b: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Attention between all single entries: (B, R, S, C) for each weight, (B, R, C) for each bias."""
+        flat = [t for w, b in zip(qkv_w, qkv_b, strict=True) for t in (w.flatten(1, 2), b)]
+        q, k, v = torch.cat(flat, 1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, entries, D)
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).split([t.shape[1] for t in flat], 1)
+        return [t.unflatten(1, w.shape[1:3]) for t, w in zip(out[::2], qkv_w, strict=True)], list(out[1::2])
+
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
         qkv_w, qkv_b = self._project(x)
-        # Attention between means; (B, H, 2 L, D) tokens in the order w_1, v_1, w_2, v_2, ...
-        means = [m for w, b in zip(qkv_w, qkv_b, strict=True) for m in (w.mean((1, 2)), b.mean(1))]
-        q, k, v = torch.stack(means, 1).permute(2, 0, 3, 1, 4).unbind(0)
-        pooled_BC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).unbind(1)
+        terms: list[tuple[list[Tensor], list[Tensor]]] = []
+        if self.cross_term:
+            from_w, from_b = cross_attention(qkv_w, qkv_b, self.dropout if self.training else 0.0)
+            terms.append(([w.flatten(3) for w in from_w], [b.flatten(2) for b in from_b]))
+        if self.point_head == "averages":
+            terms.append(self._from_averages(qkv_w, qkv_b))
+        elif self.point_head == "all":
+            terms.append(self._from_all(qkv_w, qkv_b))
+        # The authors map rows, columns and the third head to the taps one by one, and so add that map's bias each time.
+        num_biases = 2 * self.cross_term + (self.point_head != "none")
 
-        from_w, from_b = cross_attention(qkv_w, qkv_b, self.dropout if self.training else 0.0)
         weights, biases = [], []
         for i, layer in enumerate(self.spec.layers):
-            y_BRSC = from_w[i].flatten(3) + pooled_BC[2 * i][:, None, None]
-            biases.append(from_b[i].flatten(2) + pooled_BC[2 * i + 1][:, None])
+            y_BRSC, bias_BRC = terms[0][0][i], terms[0][1][i]
+            for to_weights, to_biases in terms[1:]:
+                y_BRSC, bias_BRC = y_BRSC + to_weights[i], bias_BRC + to_biases[i]
+            y_BRSC = y_BRSC.expand(-1, layer.out_size, layer.in_size, -1)
             if not self.share_projections:
-                # The authors map rows, columns and means one by one, and so add the bias three times.
                 unproject = self.unproject[i]
                 assert isinstance(unproject, nn.Linear)
-                y_BRSC = F.linear(y_BRSC, unproject.weight, 3 * unproject.bias)
+                y_BRSC = F.linear(y_BRSC, unproject.weight, num_biases * unproject.bias)
             weights.append(y_BRSC.unflatten(-1, (layer.taps, self.channels)))
+            biases.append(bias_BRC.expand(-1, layer.out_size, -1))
         return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))
 
     def extra_repr(self) -> str:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from nfbench.layers.attention import NPAttention
+from nfbench.layers.encode import LearnedPosEmbedding
 from nfbench.layers.hnp import HNPLinear
 from nfbench.layers.linear import NPLinear, Pointwise
+from nfbench.layers.norm import SimpleLayerNorm
 from nfbench.weightspace import NetworkSpec
 
 Label = tuple[Any, ...]
@@ -41,7 +43,8 @@ def from_nfn_state_dict(layer: nn.Module, state: Mapping[str, Tensor], prefix: s
     """Our state dict for a layer from that of the `nfn` package's layer of the same name, spec and channels.
 
     Args:
-        layer: an `NPLinear`, `HNPLinear` (not full_span), `Pointwise` or `NPAttention` of ours; not changed.
+        layer: an `NPLinear`, `HNPLinear` (not full_span), `Pointwise`, `NPAttention`, `LearnedPosEmbedding` or
+            `SimpleLayerNorm` of ours; not changed.
         state: their state dict, or that of a whole model.
         prefix: in front of the layer's keys in `state`, such as "net.3.".
 
@@ -52,13 +55,24 @@ def from_nfn_state_dict(layer: nn.Module, state: Mapping[str, Tensor], prefix: s
         ValueError: another kind of layer, a missing key, or a tensor of another shape.
     """
     ours = {name: tensor.detach().clone() for name, tensor in layer.state_dict().items()}
+
+    def find(key: str) -> Tensor:
+        if key not in state:
+            raise ValueError(f"the nfn state dict has no {key!r}; it has {', '.join(state)}. Is prefix= right?")
+        return state[key]
+
+    for name, (theirs_name, taps) in _tensors(layer).items():
+        theirs = find(prefix + theirs_name)
+        if theirs.numel() != ours[name].numel():
+            raise ValueError(
+                f"{prefix + theirs_name!r} is {tuple(theirs.shape)}, but {layer} needs {tuple(ours[name].shape)}"
+            )
+        ours[name] = _taps_first(theirs.squeeze(0), taps).reshape(ours[name].shape).to(ours[name])
     for piece in _pieces(layer):
         rows, columns = piece.orders()
         for kind in ("weight", "bias"):
             key = f"{prefix}{piece.theirs}.{kind}"
-            if key not in state:
-                raise ValueError(f"the nfn state dict has no {key!r}; it has {', '.join(state)}. Is prefix= right?")
-            theirs = state[key].flatten(1) if kind == "weight" else state[key]
+            theirs = find(key).flatten(1) if kind == "weight" else find(key)
             needed = (len(rows), len(columns)) if kind == "weight" else (len(rows),)
             if theirs.shape != needed:
                 raise ValueError(
@@ -71,13 +85,17 @@ def from_nfn_state_dict(layer: nn.Module, state: Mapping[str, Tensor], prefix: s
 
 
 def to_nfn_state_dict(layer: nn.Module) -> dict[str, Tensor]:
-    """The inverse of `from_nfn_state_dict`: matrices are (out, in); the package's convolutions want `unsqueeze`d ones,
-    in the shapes of `nfn_layer.state_dict()`.
+    """The inverse of `from_nfn_state_dict`. Axes of size one that the package's tensors have are left out: reshape each
+    tensor to the shape that `nfn_layer.state_dict()` has under its name.
 
     Raises:
         ValueError: another kind of layer.
     """
     ours, out = layer.state_dict(), {}
+    for name, (theirs_name, taps) in _tensors(layer).items():
+        out[theirs_name] = (
+            ours[name].unflatten(-1, (taps, -1)).movedim((-2, -1), (1, 0)).flatten(0, 1) if taps else ours[name]
+        )
     for piece in _pieces(layer):
         rows, columns = piece.orders()
         weight, bias = ours[f"{piece.ours}.weight"][piece.rows], ours[f"{piece.ours}.bias"][piece.rows]
@@ -86,6 +104,34 @@ def to_nfn_state_dict(layer: nn.Module) -> dict[str, Tensor]:
         out[f"{piece.theirs}.weight"] = theirs
         out[f"{piece.theirs}.bias"] = torch.empty_like(bias).index_copy(0, rows, bias)
     return out
+
+
+def _tensors(layer: nn.Module) -> dict[str, tuple[str, int]]:
+    """Tensors that are no linear map: our name to theirs, and the taps that theirs have within the channel axis (0: no
+    channel axis to move)."""
+    names: dict[str, tuple[str, int]] = {}
+    if isinstance(layer, NPLinear) and layer.io_embed:
+        first, last = layer.spec.layers[0].taps, layer.spec.layers[-1].taps
+        names = {"in_embed": ("in_embed", first), "out_embed": ("out_embed", last)}
+        names["out_bias_embed"] = ("out_bias_embed", 1)
+    elif isinstance(layer, LearnedPosEmbedding):
+        theirs = ("weight_emb", "bias_emb", "inp_emb", "out_emb")
+        ours = ("weight_embedding", "bias_embedding", "input_embedding", "output_embedding")
+        names = {mine: (f"{name}.weight", 0) for mine, name in zip(ours, theirs, strict=True)}
+    elif isinstance(layer, SimpleLayerNorm):
+        for i, taps in enumerate(layer.taps):
+            for mine, name in (("gains", "gamma"), ("shifts", "beta")):
+                names[f"weight_{mine}.{i}"] = (f"w_norms.{i}.{name}", taps)
+                names[f"bias_{mine}.{i}"] = (f"v_norms.{i}.{name}", 1)
+    return names
+
+
+def _taps_first(t: Tensor, taps: int) -> Tensor:
+    """(C * K, ...) of theirs to (..., K, C) of ours."""
+    if not taps:
+        return t
+    by_tap = t.unflatten(0, (-1, taps))  # (C, K, ...)
+    return by_tap.movedim((1, 0), (-2, -1))
 
 
 def _order(ours: list[Label], theirs: list[Label]) -> Tensor:
@@ -103,9 +149,11 @@ def _pieces(layer: nn.Module) -> Iterator[_Piece]:
         return _pointwise_pieces(layer)
     if isinstance(layer, NPAttention):
         return _attention_pieces(layer)
+    if isinstance(layer, LearnedPosEmbedding | SimpleLayerNorm):
+        return iter(())
     raise ValueError(
         f"{type(layer).__name__} has no counterpart in the nfn package; it can be done for NPLinear, HNPLinear with "
-        "full_span=False, Pointwise and NPAttention"
+        "full_span=False, Pointwise, NPAttention, LearnedPosEmbedding and SimpleLayerNorm"
     )
 
 

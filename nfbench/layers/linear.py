@@ -69,6 +69,8 @@ class NPLinear(nn.Module):
         spec: networks that go in.
         in_channels: C of the input.
         out_channels: C of the output.
+        io_embed: add learned embeddings of the input index to W_1 and of the output index to W_L and v_L, which leaves
+            the symmetry of hidden neurons only (the authors' "NP-PosEmb", used for the CNN zoo).
         init: "fan_in" (the authors' default: uniform within 1/sqrt(fan-in of the whole layer), biases too) or
             "kaiming" (normal with variance 2/fan-in, biases zero; keeps the variance through ReLU).
 
@@ -79,10 +81,11 @@ class NPLinear(nn.Module):
         ValueError: an unknown init.
     """
 
-    symmetry = "np"
-
-    def __init__(self, spec: NetworkSpec, in_channels: int, out_channels: int, init: str = "fan_in") -> None:
+    def __init__(
+        self, spec: NetworkSpec, in_channels: int, out_channels: int, init: str = "fan_in", io_embed: bool = False
+    ) -> None:
         super().__init__()
+        self.symmetry = "hnp" if io_embed else "np"
         self.spec, self.in_channels, self.out_channels = spec, in_channels, out_channels
         taps = [layer.taps for layer in spec.layers]
         num_layers = spec.num_layers
@@ -105,6 +108,12 @@ class NPLinear(nn.Module):
         self.pooled = nn.Linear(sum(f_in) + num_layers * in_channels, sum(self._global_sizes))
         self._reset(entry, neuron, init)
         self.entry, self.neuron = nn.ModuleList(entry), nn.ModuleList(neuron)
+        self.io_embed = io_embed
+        if io_embed:
+            first, last = spec.layers[0], spec.layers[-1]
+            self.in_embed = nn.Parameter(torch.randn(first.in_size, f_in[0]))
+            self.out_embed = nn.Parameter(torch.randn(last.out_size, 1, f_in[-1]))
+            self.out_bias_embed = nn.Parameter(torch.randn(last.out_size, in_channels))
 
     @torch.no_grad()
     def _reset(self, entries: list[nn.Linear], neurons: list[nn.Linear], init: str) -> None:
@@ -136,16 +145,20 @@ class NPLinear(nn.Module):
 
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
         num_layers = self.spec.num_layers
-        w_BRSF = [w.flatten(-2) for w in x.weights]
+        w_BRSF, biases_in = [w.flatten(-2) for w in x.weights], list(x.biases)
+        if self.io_embed:
+            w_BRSF[0] = w_BRSF[0] + self.in_embed
+            w_BRSF[-1] = w_BRSF[-1] + self.out_embed
+            biases_in[-1] = biases_in[-1] + self.out_bias_embed
         # Sums and a multiplication of the small result: the backward of `mean` would write a full-size tensor.
         row_means_BSF = [w.sum(1) * (1 / w.shape[1]) for w in w_BRSF]
         col_means_BRF = [w.sum(2) * (1 / w.shape[2]) for w in w_BRSF]
-        pooled_BG = torch.cat([m.mean(1) for pair in zip(col_means_BRF, x.biases, strict=True) for m in pair], -1)
+        pooled_BG = torch.cat([m.mean(1) for pair in zip(col_means_BRF, biases_in, strict=True) for m in pair], -1)
         pooled = self.pooled(pooled_BG).split(self._global_sizes, -1)
 
         from_neurons: list[tuple[Tensor, ...]] = []
         for i in range(num_layers + 1):
-            parts = [col_means_BRF[i - 1], x.biases[i - 1]] if i > 0 else []
+            parts = [col_means_BRF[i - 1], biases_in[i - 1]] if i > 0 else []
             if i < num_layers:
                 parts.append(row_means_BSF[i])
             n_BnF = torch.cat(parts, -1) if len(parts) > 1 else parts[0]

@@ -12,7 +12,10 @@ from nfbench.layers import (
     NPAttention,
     NPLinear,
     NPPool,
+    ParamLayerNorm,
     Pointwise,
+    SimpleLayerNorm,
+    StatFeaturizer,
     from_nfn_state_dict,
     to_nfn_state_dict,
 )
@@ -72,7 +75,7 @@ def copy_and_compare(spec, ours, theirs, channels):
     compare(spec, ours, theirs, channels)
     back = to_nfn_state_dict(ours)
     for key, tensor in theirs.state_dict().items():
-        assert torch.equal(back[key], tensor.flatten(1) if tensor.ndim > 1 else tensor)
+        assert torch.equal(back[key].reshape(tensor.shape), tensor), key
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
@@ -81,6 +84,49 @@ def test_linear_layers(name, kind):
     ours = {"NPLinear": NPLinear, "HNPLinear": HNPLinear, "Pointwise": Pointwise}[name]
     for spec in specs(kind):
         copy_and_compare(spec, ours(spec, 3, 2), getattr(nfn_layers, name)(their_spec(spec), 3, 2), 3)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_np_linear_with_embeddings(kind):
+    for spec in specs(kind):
+        ours, theirs = NPLinear(spec, 3, 2, io_embed=True), nfn_layers.NPLinear(their_spec(spec), 3, 2, io_embed=True)
+        copy_and_compare(spec, ours, theirs, 3)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_norms(kind):
+    for spec in specs(kind):
+        theirs = nfn_layers.SimpleLayerNorm(their_spec(spec), 3)
+        for p in theirs.parameters():
+            torch.nn.init.normal_(p)
+        copy_and_compare(spec, SimpleLayerNorm(spec, 3), theirs, 3)
+        if kind == "dense":  # theirs does not do convolutions
+            theirs = nfn_layers.ParamLayerNorm(their_spec(spec), 3).to(F64)
+            compare(spec, ParamLayerNorm(spec, 3).to(F64), theirs, 3)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_statistics(kind):
+    for spec in specs(kind):
+        if min(shape.numel() for shape in map(torch.Size, spec.parameter_shapes())) < 2:
+            continue  # theirs gives NaN there
+        theirs = nfn_layers.StatFeaturizer()
+
+        def back(_, stats):  # (B, C, tensors * 7), statistics last
+            return stats.transpose(1, 2)
+
+        compare(spec, StatFeaturizer(spec), theirs, 3, back)
+
+
+@pytest.mark.parametrize(("cross", "averages"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("kind", "share"), [("dense", True), ("conv", False)])
+def test_attention_switches(kind, share, cross, averages):
+    for spec in specs(kind):
+        heads = "averages" if averages else "none"
+        ours = NPAttention(spec, 4, 2, cross_term=cross, point_head=heads, share_projections=share)
+        switches = {"ablate_crossterm": not cross, "ablate_diagonalterm": not averages}
+        theirs = nfn_layers.NPAttention(their_spec(spec), 4, 2, share_projections=share, **switches)
+        copy_and_compare(spec, ours, theirs, 4)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("dense", True), ("dense", False), ("conv", False)])
@@ -111,12 +157,7 @@ def test_learned_embeddings_and_fourier_features():
     for spec in specs("dense") + specs("conv"):
         theirs = nfn_layers.LearnedPosEmbedding(their_spec(spec), 3).to(F64)
         ours = LearnedPosEmbedding(spec, 3).to(F64)
-        with torch.no_grad():
-            ours.weight_embedding.copy_(theirs.weight_emb.weight)
-            ours.bias_embedding.copy_(theirs.bias_emb.weight)
-            ours.input_embedding.copy_(theirs.inp_emb.weight)
-            ours.output_embedding.copy_(theirs.out_emb.weight)
-        compare(spec, ours, theirs, 3)
+        copy_and_compare(spec, ours, theirs, 3)
         theirs = nfn_layers.GaussianFourierFeatureTransform(their_spec(spec), 3, 8, 2.0).to(F64)
         ours = GaussianFourierFeatures(3, 8, 2.0).to(F64)
         ours.frequencies.copy_(theirs._B)
