@@ -93,9 +93,8 @@ def to_nfn_state_dict(layer: nn.Module) -> dict[str, Tensor]:
     """
     ours, out = layer.state_dict(), {}
     for name, (theirs_name, taps) in _tensors(layer).items():
-        out[theirs_name] = (
-            ours[name].unflatten(-1, (taps, -1)).movedim((-2, -1), (1, 0)).flatten(0, 1) if taps else ours[name]
-        )
+        by_tap = ours[name].unflatten(-1, (taps, -1)).movedim((-2, -1), (1, 0)) if taps else None
+        out[theirs_name] = ours[name] if by_tap is None else by_tap.flatten(0, 1)
     for piece in _pieces(layer):
         rows, columns = piece.orders()
         weight, bias = ours[f"{piece.ours}.weight"][piece.rows], ours[f"{piece.ours}.bias"][piece.rows]
@@ -107,8 +106,7 @@ def to_nfn_state_dict(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def _tensors(layer: nn.Module) -> dict[str, tuple[str, int]]:
-    """Tensors that are no linear map: our name to theirs, and the taps that theirs have within the channel axis (0: no
-    channel axis to move)."""
+    """Tensors of no linear map: our name to theirs, and the taps in their channel axis (0: the same shape as ours)."""
     names: dict[str, tuple[str, int]] = {}
     if isinstance(layer, NPLinear) and layer.io_embed:
         first, last = layer.spec.layers[0].taps, layer.spec.layers[-1].taps

@@ -105,6 +105,14 @@ def test_norms(kind):
             compare(spec, ParamLayerNorm(spec, 3).to(F64), theirs, 3)
 
 
+@pytest.fixture
+def float64_by_default():
+    torch.set_default_dtype(F64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("float64_by_default")  # theirs makes its levels in the default dtype
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 def test_statistics(kind):
     for spec in specs(kind):
