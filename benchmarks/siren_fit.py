@@ -25,10 +25,9 @@ import torch
 from torch import nn
 
 from nfbench.zoos.fit import available_cores, choose_backend, fit_sirens, init_params, layer_sizes, pixel_grid
-from nfbench.zoos.recipe import SirenRecipe
+from nfbench.zoos.recipe import BETA1, BETA2, EPS, SirenRecipe
 
 RESULTS = Path(__file__).parent / "results" / "siren_fit.json"
-ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 
 @dataclass
@@ -126,11 +125,11 @@ def jax_fitter(case: Case, count: int) -> Callable[[Any, Any, int], Any]:
         def step(t: Any, state: Any) -> Any:
             flat, first, second = state
             grad = gradient(flat, target)
-            first = ADAM["beta1"] * first + (1 - ADAM["beta1"]) * grad
-            second = ADAM["beta2"] * second + (1 - ADAM["beta2"]) * grad**2
-            m = first / (1 - ADAM["beta1"] ** (t + 1.0))
-            v = second / (1 - ADAM["beta2"] ** (t + 1.0))
-            return flat - 5e-4 * m / (jnp.sqrt(v) + ADAM["eps"]), first, second
+            first = BETA1 * first + (1 - BETA1) * grad
+            second = BETA2 * second + (1 - BETA2) * grad**2
+            m = first / (1 - BETA1 ** (t + 1.0))
+            v = second / (1 - BETA2 ** (t + 1.0))
+            return flat - 5e-4 * m / (jnp.sqrt(v) + EPS), first, second
 
         return jax.lax.fori_loop(0, steps, step, (flat, jnp.zeros_like(flat), jnp.zeros_like(flat)))[0]
 

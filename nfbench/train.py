@@ -7,14 +7,17 @@ import importlib
 import logging
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from tqdm import tqdm
 
 from nfbench import __version__
 from nfbench.config.build import build_model, build_task, build_trainer, build_zoo
+from nfbench.config.errors import did_you_mean
 from nfbench.config.identity import config_hash, identity
 from nfbench.config.job import Job
 from nfbench.report.run_folder import RunFolder
@@ -34,6 +38,7 @@ from nfbench.resume import AtomicCheckpointIO, RunState, check_same_run, read_ch
 from nfbench.tracking import MetricsCSV, wandb_logger
 
 log = logging.getLogger(__name__)
+SIZES = ("tiny", "cpu", "full")
 SAMPLES = 12  # test items that are rendered for the picture
 
 
@@ -50,6 +55,9 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
     Raises:
         ValueError: for what the person who typed the command can put right.
     """
+    if cfg.size not in SIZES:
+        raise ValueError(f"size={cfg.size} is unknown: choose one of {', '.join(SIZES)}")
+    report = report_module(cfg.task.report)
     folder = RunFolder(job.folder)
     with folder.locked():
         if cfg.rerun and (old := folder.set_aside()):
@@ -59,13 +67,15 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
         if done is not None:
             if done.get("config_hash") != config_hash(cfg) or done.get("seed") != cfg.seed:
                 raise ValueError(f"{folder.shown} holds a finished run of another config: choose another hydra.run.dir")
+            if done.get("picture") is None:
+                done = draw(report, folder, done)
             log.info("finished before; rerun=true trains it again\n%s", result_line(done, folder))
             return done
         start = checkpoint_to_start_from(cfg, folder, me)
         job.write_hydra_files(cfg)
         about = {"task": cfg.task.name, "model": cfg.model.name, "zoo": cfg.zoo.name, "seed": cfg.seed, "config": me}
         with wandb_logger(cfg.logger, job.folder, about) as wandb_run:
-            return _run(cfg, job, folder, me, start, wandb_run)
+            return _run(cfg, job, folder, me, start, wandb_run, report)
 
 
 def checkpoint_to_start_from(cfg: DictConfig, folder: RunFolder, me: Mapping[str, Any]) -> Path | None:
@@ -86,6 +96,8 @@ def checkpoint_to_start_from(cfg: DictConfig, folder: RunFolder, me: Mapping[str
             f"{path} has {epochs} epochs behind it, and trainer.max_epochs={cfg.trainer.max_epochs}: nothing is left "
             "to train. Raise trainer.max_epochs"
         )
+    if own and cfg.ckpt_path:
+        log.info("ckpt_path=%s is not read: this run has checkpoints of its own by now", cfg.ckpt_path)
     log.info("going on from %s after epoch %d", os.path.relpath(path), epochs)
     return path
 
@@ -97,8 +109,10 @@ def _run(
     me: Mapping[str, Any],
     start: Path | None,
     wandb_run: WandbLogger | None,
+    report: ModuleType | None,
 ) -> dict[str, Any]:
     quiet_lightning()
+    reset_peak_memory()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -106,6 +120,8 @@ def _run(
     began = time.monotonic()
     zoo = build_zoo(cfg.zoo)
     task = build_task(cfg.task, zoo)
+    for key in ("metric", "monitor"):
+        check_metric(key, cfg.task[key], getattr(task, "metrics", (cfg.task[key],)))
     task.model = model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
     zoo.prepare_data()
     zoo_s = time.monotonic() - began
@@ -132,7 +148,7 @@ def _run(
     trainer.fit(task, datamodule=zoo, ckpt_path=start, weights_only=True)
     if getattr(trainer, "fast_dev_run", False):
         trainer.test(task, datamodule=zoo, verbose=False)
-        log.info("fast_dev_run: one batch of everything went through; nothing was saved")
+        log.info("fast_dev_run: one batch of everything went through; no checkpoint and no result were written")
         return {}
 
     if not folder.best.exists():
@@ -142,11 +158,9 @@ def _run(
     began = time.monotonic()
     tested = trainer.test(task, datamodule=zoo, verbose=False)[0]
     test_s = time.monotonic() - began
+    check_metric("metric", cfg.task.metric, tested)
 
     write_predictions(task, zoo, folder)
-    picture = draw(cfg, folder)
-    if wandb_run is not None and picture is not None:
-        wandb_run.log_image("test/picture", [str(picture)])
     protocol = dict(getattr(zoo, "protocol", {}))
     summary = {
         "task": cfg.task.name,
@@ -169,10 +183,13 @@ def _run(
         "commit": commit(),
         "config_hash": config_hash(cfg),
         "command": job.command,
-        "picture": picture.name if picture else None,
+        "picture": None,
         "config": OmegaConf.to_container(cfg, resolve=True),
     }
-    folder.write_summary(summary)
+    folder.write_summary(summary)  # before the picture: whatever happens there, the result is kept
+    summary = draw(report, folder, summary)
+    if wandb_run is not None and summary["picture"]:
+        wandb_run.log_image("test/picture", [str(folder.path / summary["picture"])])
     log.info("%s", result_line(summary, folder))
     return summary
 
@@ -213,11 +230,36 @@ def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: R
     np.savez(folder.path / "samples.npz", images=np.concatenate(images), index=index, view=view)
 
 
-def draw(cfg: DictConfig, folder: RunFolder) -> Path | None:
-    """The picture of the run, drawn from its files by the task's report module."""
-    if cfg.task.report is None or not (folder.path / "predictions.csv").exists():
+def report_module(name: str | None) -> ModuleType | None:
+    """The module that draws the picture, found before training so that a typo costs nothing.
+
+    Raises:
+        ValueError: where there is no such module, or it has no `draw`.
+    """
+    if name is None:
         return None
-    return importlib.import_module(cfg.task.report).draw(folder.path)
+    try:
+        found = importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"task.report={name} cannot be imported: {error}. Give a module, or null") from error
+    if not callable(getattr(found, "draw", None)):
+        raise ValueError(f"task.report={name} has no function draw(folder). Give a module that has one, or null")
+    return found
+
+
+def check_metric(key: str, name: str, known: Iterable[str]) -> None:
+    """Raises ValueError where `task.<key>` names no metric that the task logs."""
+    if name not in known:
+        raise ValueError(f"task.{key}={name} is unknown{did_you_mean(name, known)}\n  It is one of: {', '.join(known)}")
+
+
+def draw(report: ModuleType | None, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """Draws the picture from the files of the run, and writes its name to the summary."""
+    if report is None or not (folder.path / "predictions.csv").exists():
+        return summary
+    summary = {**summary, "picture": report.draw(folder.path).name}
+    folder.write_summary(summary)
+    return summary
 
 
 class EpochBar(TQDMProgressBar):
@@ -287,10 +329,21 @@ def device_type(trainer: Trainer) -> str:
     return trainer.strategy.root_device.type
 
 
+def reset_peak_memory() -> None:
+    """Starts the measurement of this run: the jobs of a sweep share a process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # not Linux, or not allowed: then the peak is the process's since its start
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(trainer: Trainer) -> float:
-    """The highest memory use of this process in MB: the GPU's on a GPU, else resident memory with all libraries."""
+    """The highest memory use of this run in MB: the GPU's on a GPU, else resident memory with all libraries."""
     if device_type(trainer) == "cuda":
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    status = Path("/proc/self/status")
+    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return round(int(found[1]) / 2**10, 1)
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 

@@ -1,5 +1,6 @@
 """Fixtures: a composed config, a run in this process, and a run from the command line, all in a temporary folder."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +16,16 @@ from nfbench.config import register
 from nfbench.config.job import Job
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Takes away the handlers that a Hydra job in this process left behind: their streams are closed by now."""
+    yield
+    for handler in logging.getLogger().handlers[:]:
+        if type(handler) in (logging.StreamHandler, logging.FileHandler):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture
@@ -53,14 +64,14 @@ def job(tmp_path: Path) -> Callable[[str], Job]:
 def cli() -> Callable[..., Any]:
     """cli("task=inr_cls", ...) -> the finished process; `patch` is Python that runs before run.py does."""
 
-    def run(*arguments: str, patch: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, patch: str = "", timeout_s: float = 300, **env: str) -> "subprocess.CompletedProcess[str]":
         start = f"import runpy, sys\nsys.argv = {['run.py', *arguments]!r}\n{patch}\n"
         start += "runpy.run_path('run.py', run_name='__main__')"
         command = [sys.executable, "-c", start] if patch else [sys.executable, "run.py", *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA"))}
         environment |= {"PYTHONPATH": str(ROOT), "NETRC": os.devnull, **env}
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )
 
     return run

@@ -55,9 +55,13 @@ def in_job(job: Job) -> Iterator[None]:
         yield
     except Exception as error:
         text = explain(error)
-        with (job.folder / "run.log").open("a") as log:
-            log.write(f"error: {text}\n{traceback.format_exc()}")
-        print(f"\nerror: {text}\n(the traceback is in {job.folder / 'run.log'})", file=sys.stderr)
+        try:
+            with (job.folder / "run.log").open("a") as log:
+                log.write(f"error: {text}\n{traceback.format_exc()}")
+            where = f"(the traceback is in {job.folder / 'run.log'})"
+        except OSError as second:  # a full or read-only disk, perhaps the same that ended the run
+            where = f"(run.log could not be written: {second.strerror}; {FULL}=1 shows the traceback)"
+        print(f"\nerror: {text}\n{where}", file=sys.stderr)
         if not job.sweep and not _full:
             sys.exit(1)
         error._nfbench_told = True  # type: ignore[attr-defined]
@@ -87,6 +91,8 @@ def _explain_config(error: Exception) -> str:
     where = re.match(r"In '([^']+)'", text)
     source = f" in conf/{where[1]}.yaml" if where and cause is not None else ""
 
+    if found := re.search(r"ValueError raised while resolving interpolation: (.*)", text):
+        return found[1]
     if found := re.search(r"Could not (?:find|load) '([^']+)'", text):
         return _unknown_option(found[1], text)
     if found := re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)'?(?:.|\n)*full_key: (\S+)", f"{text}\n{cause or ''}"):

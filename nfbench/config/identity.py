@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +35,12 @@ def config_hash(cfg: DictConfig) -> str:
     """Eight hex digits over `identity`: the same for all seeds of one experiment."""
     text = json.dumps(identity(cfg), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def sweep_hash() -> str:
+    """Eight hex digits over what was typed: the same sweep, typed again, has the same folder."""
+    typed = [word for word in sys.argv[1:] if not word.startswith("rerun=")]
+    return hashlib.sha256(json.dumps(typed).encode()).hexdigest()[:8]
 
 
 def differences(ours: Any, theirs: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -11,9 +11,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from nfbench.config.identity import config_hash
+from nfbench.config.identity import config_hash, sweep_hash
 from nfbench.config.schema_models import MODEL_SCHEMAS
-from nfbench.config.schema_zoos import ZOO_SCHEMAS
+from nfbench.config.schema_zoos import ZOO_SCHEMAS, register_resolver
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -72,11 +72,11 @@ class Config:
     zoo: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
-    seed: int = 0
-    ckpt_path: str | None = None
-    rerun: bool = False
-    threads: int | None = None
-    size: str = "cpu"
+    seed: int = MISSING
+    ckpt_path: str | None = MISSING
+    rerun: bool = MISSING
+    threads: int | None = MISSING
+    size: str = MISSING
     output_dir: str = MISSING
     data_dir: str = MISSING
     zoo_dir: str = MISSING
@@ -98,7 +98,7 @@ def _help_options() -> str:
 
 
 def register() -> None:
-    """Tells Hydra the schemas and the two resolvers that `conf/config.yaml` uses. Calling it twice does no harm."""
+    """Tells Hydra the schemas, and the resolvers that the config uses. Calling it twice does no harm."""
     store = ConfigStore.instance()
     store.store("config_schema", Config)
     store.store("inr_cls_schema", InrClsConfig, group="task")
@@ -108,4 +108,7 @@ def register() -> None:
         for name, schema in schemas.items():
             store.store(f"{name}_schema", schema, group=group)
     OmegaConf.register_new_resolver("nfbench.hash", lambda *, _root_: config_hash(_root_), replace=True)
+    # Cached: the jobs of a sweep, whose own overrides differ, get the folder of the sweep.
+    OmegaConf.register_new_resolver("nfbench.sweep_hash", sweep_hash, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("nfbench.options", _help_options, replace=True)
+    register_resolver()

@@ -50,6 +50,33 @@ class MlpConfig(ModelConfig):
 
     width: int = MISSING
     dropout: float = MISSING
+    permute: bool = MISSING
 
 
-MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {"nfn_np": NfnNpConfig, "nft": NftConfig, "mlp": MlpConfig}
+@dataclass
+class StatNNConfig(ModelConfig):
+    """`nfbench.models.statnn.StatNN`."""
+
+    width: int = MISSING
+    dropout: float = MISSING
+
+
+@dataclass
+class NfnGatedConfig(ModelConfig):
+    """`nfbench.models.gated.NFNGated`."""
+
+    layer: str = MISSING
+    width: int = MISSING
+    num_blocks: int = MISSING
+    fourier_scale: float = MISSING
+    head_width: int = MISSING
+    head_dropout: float = MISSING
+
+
+MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
+    "nfn_np": NfnNpConfig,
+    "nfn_gated": NfnGatedConfig,
+    "nft": NftConfig,
+    "mlp": MlpConfig,
+    "statnn": StatNNConfig,
+}

@@ -1,31 +1,39 @@
-"""Schemas of the zoos: field names are those of the class behind `target`, plus `name` and `target`."""
+"""Schemas of the zoos: field names are those of the class behind `target`, plus `name` and `target`.
+
+A recipe key shows the number that `zoo.definition` stands for, so that configs, hashes and summaries have it; another
+value given for it wins.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING, ListConfig, OmegaConf
+
+from nfbench.zoos import recipe as recipes
 
 
 @dataclass
 class SirenZooConfig:
-    """`nfbench.zoos.siren.SirenZoo`. A null recipe key is as `definition` says."""
+    """`nfbench.zoos.siren.SirenZoo`."""
 
     name: str = MISSING
     target: str = MISSING
     source: str = MISSING
     definition: str = MISSING
-    widths: list[int] | None = None
-    w0_first: float | None = None
-    w0_hidden: float | None = None
-    init: str | None = None
-    init_scale: float | None = None
-    bias_init: str | None = None
-    output_offset: float | None = None
-    pixel_min: float | None = None
-    pixel_max: float | None = None
-    grid: str | None = None
-    lr: float | None = None
-    num_steps: int | None = None
-    stop_psnr: float | None = None
+    widths: list[int] | None = II("nfbench.recipe:widths,${.definition}")  # custom has none: give them
+    w0_first: float = II("nfbench.recipe:w0_first,${.definition}")
+    w0_hidden: float = II("nfbench.recipe:w0_hidden,${.definition}")
+    init: str = II("nfbench.recipe:init,${.definition}")
+    init_scale: float = II("nfbench.recipe:init_scale,${.definition}")
+    bias_init: str = II("nfbench.recipe:bias_init,${.definition}")
+    output_offset: float = II("nfbench.recipe:output_offset,${.definition}")
+    pixel_min: float = II("nfbench.recipe:pixel_min,${.definition}")
+    pixel_max: float = II("nfbench.recipe:pixel_max,${.definition}")
+    grid: str = II("nfbench.recipe:grid,${.definition}")
+    optimizer: str = II("nfbench.recipe:optimizer,${.definition}")
+    lr: float = II("nfbench.recipe:lr,${.definition}")
+    num_steps: int = II("nfbench.recipe:num_steps,${.definition}")
+    stop_psnr: float | None = II("nfbench.recipe:stop_psnr,${.definition}")
     zoo_seed: int = MISSING
     split: str | None = None
     num_images: int | None = None
@@ -48,3 +56,17 @@ class SirenZooConfig:
 
 
 ZOO_SCHEMAS = {"siren": SirenZooConfig}
+
+
+def recipe_value(key: str, definition: str) -> Any:
+    """What `${nfbench.recipe:key,definition}` stands for in a config."""
+    if definition == "custom":
+        default = recipes.SirenRecipe.__dataclass_fields__[key].default
+        return None if key == "widths" else default
+    value = recipes.make_recipe(definition)[0].to_plain()[key]
+    return ListConfig(value) if isinstance(value, list) else value
+
+
+def register_resolver() -> None:
+    """Tells OmegaConf the resolver `nfbench.recipe`."""
+    OmegaConf.register_new_resolver("nfbench.recipe", recipe_value, replace=True)

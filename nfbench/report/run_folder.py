@@ -6,11 +6,13 @@ metrics.csv             a row an epoch
 checkpoints/            best.ckpt and last.ckpt
 predictions.csv         a row a test item
 samples.npz             a few test items as they look when rendered
-summary.json            written last: a folder that has it is a finished run
+summary.json            the result: a folder that has it is a finished run
+test.png                the picture, drawn from the files above
 """
 
 import csv
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -19,7 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-KEPT = (".lock", "run.log")  # in use by the process that sets the rest aside
+# What a run writes, and `rerun=true` may move; run.log is copied, since this process writes to it already.
+WRITTEN = (
+    ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "test.png", "summary.json", "wandb",
+    "wandb_id",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -75,14 +81,14 @@ class RunFolder:
         return found
 
     def set_aside(self) -> Path | None:
-        """Moves an earlier run's files to `<folder>.1`, `.2`, ...; nothing is deleted.
+        """Moves a finished run's files, and no others, to `<folder>.1`, `.2`, ...; nothing is deleted.
 
         Returns:
-            The new folder, or None where there was nothing to move.
+            The new folder, or None where there is no finished run.
         """
-        old = [item for item in self.path.iterdir() if item.name not in KEPT]
-        if not old:
+        if not (self.path / "summary.json").exists():
             return None
+        old = [self.path / name for name in WRITTEN if (self.path / name).exists()]
         number = 1
         while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
@@ -99,16 +105,22 @@ class RunFolder:
 
     def write_rows(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Writes a CSV file, whole or not at all."""
-        temporary = self.path / f".{name}.tmp"
-        with temporary.open("w", newline="") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(columns)
-            writer.writerows(rows)
-        os.replace(temporary, self.path / name)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+        write_atomically(self.path / name, text.getvalue())
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes beside the file, then renames: a reader sees the old text or the new one."""
+    """Writes beside the file, flushes to the disk, then renames: a reader sees the old text or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", newline="") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -8,6 +8,7 @@ Special here:
 """
 
 import copy
+import logging
 import math
 from typing import Any
 
@@ -21,6 +22,7 @@ from nfbench.weightspace import ZooBatch
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 SCHEDULES = ("cosine", "constant")
+log = logging.getLogger(__name__)
 
 
 class InrClassification(LightningModule):
@@ -30,9 +32,9 @@ class InrClassification(LightningModule):
         num_classes: how many classes the zoo has.
         optimizer: `adamw` or `adam`.
         lr: peak learning rate.
-        weight_decay: of the optimiser; on matrices only, not on biases, norms and embeddings of one axis.
+        weight_decay: of the optimiser; on the matrices of `nn.Linear`, not on biases, norms, embeddings and queries.
         schedule: `cosine` (to zero at the last step) or `constant`, both after the warm-up.
-        warmup_steps: steps of linear warm-up from zero; at most a tenth of the run is used.
+        warmup_steps: steps of linear warm-up from zero; at most a tenth of the run is used, and the log says so.
         label_smoothing: of the training loss.
         ema_decay: decay a step of the averaged weights; 0 turns the averaging off.
 
@@ -41,6 +43,7 @@ class InrClassification(LightningModule):
     """
 
     model: nn.Module
+    metrics = ("val/acc", "val/loss", "test/acc", "test/loss")  # what `metric` and `monitor` may name
 
     def __init__(
         self,
@@ -83,14 +86,12 @@ class InrClassification(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and the learning rate of each step."""
         settings = self.hparams
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings["weight_decay"]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = OPTIMIZERS[settings["optimizer"]]([g for g in groups if g["params"]], lr=settings["lr"])
+        groups = decay_groups(self.model, settings["weight_decay"])
+        optimizer = OPTIMIZERS[settings["optimizer"]](groups, lr=settings["lr"])
         total = max(int(self.trainer.estimated_stepping_batches), 1)
         warmup = min(settings["warmup_steps"], total // 10)
+        if warmup < settings["warmup_steps"]:
+            log.info("warm-up: %d steps, a tenth of the run, instead of %d", warmup, settings["warmup_steps"])
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -155,3 +156,14 @@ class InrClassification(LightningModule):
         self.log(f"{stage}/loss", cross_entropy(logits, batch.target), batch_size=size)
         self.log(f"{stage}/acc", accuracy, prog_bar=stage == "val", batch_size=size)
         return predicted
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The optimiser's parameter groups: the matrices of `nn.Linear` with weight decay, all others without."""
+    matrices = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) in matrices], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in matrices], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

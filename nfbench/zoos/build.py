@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,10 @@ from nfbench.zoos.recipe import SirenRecipe
 from nfbench.zoos.splits import make_split
 from nfbench.zoos.store import PartialZoo, ZooData, build_lock, file_errors, read_zoo
 
-CHUNK_NETWORKS = 2048  # most networks in a chunk
-CHUNK_WORK = 2e13  # and most work: a kill loses about this many steps x pixels x parameters, some 10 s on 2 cores
+SMALLEST_CHUNK, CHUNK_NETWORKS = 16, 2048  # fewest and most networks in a chunk
+# And most work, in steps x pixels x parameters: about what a kill loses. The kernel does 5e10 a second on 2 cores (17
+# us for a step of 2-32-32-1 on 784 pixels), so some 10 s; torch is about ten times slower there, and faster on a GPU.
+CHUNK_WORK = {"kernel": 5e11, "torch": 5e10, "gpu": 5e13}
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,20 @@ def _build(
     coords = pixel_grid(height, width, plan.recipe.grid)
     index, view = plan.networks()
     work = max(1, plan.recipe.num_steps) * len(coords) * num_params(plan.sizes)
-    chunk = max(16, min(CHUNK_NETWORKS, int(CHUNK_WORK / work)))
-    starts = range(0, len(index), chunk)
-    partial = PartialZoo(path, manifest, len(index), chunk)
     backend = choose_backend("auto", device)
+    most = min(CHUNK_NETWORKS, int(CHUNK_WORK[backend if device == "cpu" else "gpu"] / work))
+    partial = PartialZoo(path, manifest, len(index), max(SMALLEST_CHUNK, most), images.fingerprint)
     total_psnr, done, kept = 0.0, 0, 0
-    with tqdm(
-        total=len(index),
-        desc=f"zoo {path.stem}",
-        unit="net",
-        smoothing=0.1,
-        mininterval=0.2 if _is_terminal() else 10.0,
-    ) as bar:
+    with (
+        _told_when_stopped(path, partial),
+        tqdm(
+            total=len(index),
+            desc=f"zoo {path.stem}",
+            unit="net",
+            smoothing=0.1,
+            mininterval=0.2 if _is_terminal() else 10.0,
+        ) as bar,
+    ):
 
         def report(count: int, psnr: float) -> None:
             nonlocal total_psnr, done
@@ -110,8 +116,8 @@ def _build(
             bar.set_postfix_str(f"PSNR {total_psnr / done:.1f} dB", refresh=False)
             bar.update(count)
 
-        for number, first in enumerate(starts):
-            rows = slice(first, min(first + chunk, len(index)))
+        for number, first in enumerate(range(0, len(index), partial.chunk)):
+            rows = slice(first, min(first + partial.chunk, len(index)))
             if (old := partial.read(number)) is not None:
                 kept += len(old["psnr"])
                 bar.initial += len(old["psnr"])
@@ -132,14 +138,16 @@ def _build(
                 "label": images.labels[index[rows]],
             }
             partial.write(number, columns)
-    partial.assemble(
-        {
-            "origin": images.origin,
-            "versions": f"nfbench {__version__}, torch {torch.__version__}, h5py {h5py.__version__}, "
-            f"numpy {np.__version__}",
-            "backend": f"{backend} on {device}",
-        }
-    )
+    versions = f"nfbench {__version__}, torch {torch.__version__}, h5py {h5py.__version__}, numpy {np.__version__}"
+    with _told_when_stopped(path, partial):
+        partial.assemble(
+            {
+                "origin": images.origin,
+                "images_sha256": images.fingerprint,
+                "versions": versions,
+                "backend": f"{backend} on {device}",
+            }
+        )
     seconds = time.perf_counter() - start
     resumed = f" ({kept} kept from an earlier build)" if kept else ""
     print(
@@ -147,6 +155,22 @@ def _build(
         f"{seconds:.1f} s, {path.stat().st_size / 2**20:.0f} MiB",
         flush=True,
     )
+
+
+@contextmanager
+def _told_when_stopped(path: Path, partial: PartialZoo) -> Iterator[None]:
+    """One line after Ctrl-C: what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = min(partial.num_networks, partial.num_finished() * partial.chunk)
+        print(
+            f"stopped building {path}: {done} of {partial.num_networks} networks are kept; run the same command again "
+            "to go on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise
 
 
 def _is_terminal() -> bool:
@@ -158,5 +182,6 @@ def _check_finite(params: NDArray[np.float32], index: NDArray[np.int64]) -> None
     if bad.any():
         raise ValueError(
             f"fitting diverged: {int(bad.sum())} of {len(params)} networks have NaN weights (first: image "
-            f"{int(index[bad][0])}). Lower zoo.lr; the networks before these are kept."
+            f"{int(index[bad][0])}). Lower zoo.lr. That makes another recipe, whose zoo is built from the beginning; "
+            f"if you chose zoo.file_name, choose another one too."
         )

@@ -6,7 +6,9 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,24 +18,35 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class FileSource:
-    """A file's name, where it comes from, and its SHA-256 (or MD5 where only that is published)."""
+    """A file's name, where it comes from, and its SHA-256."""
 
     name: str
     url: str
-    sha256: str = ""
-    md5: str = ""
+    sha256: str
 
     def matches(self, path: Path) -> bool:
         """True if the file at ``path`` is byte for byte this one."""
-        digest = hashlib.sha256() if self.sha256 else hashlib.md5(usedforsecurity=False)
+        digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        return digest.hexdigest() == (self.sha256 or self.md5)
+        return digest.hexdigest() == self.sha256
+
+    def check(self, path: Path) -> None:
+        """Raises ValueError if the file at ``path`` is not this one, or cannot be read; says what to do."""
+        try:
+            good = self.matches(path)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+        if not good:
+            raise ValueError(
+                f"{path} is not the official file (its SHA-256 is not {self.sha256}). It is left as it is. "
+                f"Move it away, then run again to download it, or get it from {self.url}"
+            )
 
 
-def find_files(what: str, wanted: list[FileSource], folders: list[Path]) -> list[Path]:
-    """Paths of the wanted files, from the first folder that has each; absent ones are downloaded to the last folder.
+def find_files(what: str, wanted: list[FileSource], folders: list[Path], target: Path) -> list[Path]:
+    """Paths of the wanted files, from the first folder that has each; absent ones are downloaded to ``target``.
 
     Raises:
         ValueError: a file with a wrong checksum, or absent files that cannot be downloaded; says what to do.
@@ -42,19 +55,14 @@ def find_files(what: str, wanted: list[FileSource], folders: list[Path]) -> list
     for file in wanted:
         path = next((folder / file.name for folder in folders if (folder / file.name).is_file()), None)
         if path is None:
-            path = _download(what, file, wanted, folders)
-        elif not file.matches(path):
-            kind = "SHA-256" if file.sha256 else "MD5"
-            raise ValueError(
-                f"{path} is not the official file (its {kind} is not {file.sha256 or file.md5}). It is left as it is. "
-                f"Move it away, then run again to download it, or get it from {file.url}"
-            )
+            path = _download(what, file, wanted, folders, target / file.name)
+        else:
+            file.check(path)
         paths.append(path)
     return paths
 
 
-def _download(what: str, file: FileSource, wanted: list[FileSource], folders: list[Path]) -> Path:
-    target = folders[-1] / file.name
+def _download(what: str, file: FileSource, wanted: list[FileSource], folders: list[Path], target: Path) -> Path:
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,20 +80,28 @@ def _download(what: str, file: FileSource, wanted: list[FileSource], folders: li
                 out.write(block)
                 bar.update(len(block))
         if not file.matches(temporary):
-            raise ValueError(f"what {file.url} sent is not the official file (wrong checksum); it was not kept.")
+            raise ValueError(
+                f"what {file.url} sent is not the official file (wrong checksum); it was not kept. Run again, or "
+                f"download it by other means to {target}"
+            )
         os.replace(temporary, target)
         return target
-    except urllib.error.URLError as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         missing = [f for f in wanted if not any((folder / f.name).is_file() for folder in folders)]
         raise ValueError(
-            f"the images of {what} are not here and cannot be downloaded ({error.reason}).\n"
+            f"the images of {what} are not here and cannot be downloaded ({reason}).\n"
             f"  looked in: {', '.join(str(folder) for folder in folders)}\n"
             + "".join(f"  missing:   {f.name}  from {f.url}\n" for f in missing)
-            + "Download these files on a machine with a network and put them in one of these folders, or set "
-            "NFBENCH_DATA_DIR to the folder that holds them in a folder named "
-            f"{folders[-1].name}/."
+            + "Run again to try once more; or download these files on a machine with a network and put them in one of "
+            "these folders, or set NFBENCH_DATA_DIR to the folder that holds them in a folder named "
+            f"{target.parent.name}/."
         ) from error
     except OSError as error:
-        raise ValueError(f"cannot download {file.name} to {target.parent}: {error.strerror or error}.") from error
+        raise ValueError(
+            f"cannot write {target}: {error.strerror or error}. Make the folder writable and free some space, or "
+            "choose another folder with data_dir=..., then run the same command again."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # must not hide the error above
+            temporary.unlink(missing_ok=True)

@@ -1,22 +1,25 @@
 """Fits stacked SIRENs with torch: the path for GPUs, and for CPUs without a compiler.
 
 Forward and backward are written out, so that a step is a few batched products and no autograd graph; the step is
-compiled on GPUs. Networks go in chunks, small enough for the cache (CPU) or the memory (GPU).
+compiled on GPUs, where a compiler exists. Networks go in chunks, small enough for the cache (CPU) or the memory (GPU).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nfbench.zoos.recipe import SirenRecipe
+from nfbench.zoos.recipe import BETA1, BETA2, EPS, SirenRecipe
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+Step = Callable[..., tuple[Tensor, ...]]
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 16 * 2**20, 4 * 2**30
 CHECK_EVERY = 50  # steps between looks at whether all networks of a chunk have reached stop_psnr
 
@@ -28,11 +31,15 @@ def fit_torch(
     sizes: Sequence[int],
     recipe: SirenRecipe,
     device: str = "cpu",
+    finished: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
-    """Fits N networks: params (N, T), targets (N, P, O), coords (P, D) -> params, mean squared errors, steps taken."""
+    """Fits N networks: params (N, T), targets (N, P, O), coords (P, D) -> params, mean squared errors, steps taken.
+
+    ``finished`` is called with the mean squared errors of each chunk of networks when it is done.
+    """
     per_network = 4 * len(coords) * 4 * sum(sizes[1:])
     chunk = max(1, (CPU_CHUNK_BYTES if device == "cpu" else GPU_CHUNK_BYTES) // per_network)
-    step: Callable[..., tuple[Tensor, ...]] = _step if device == "cpu" else torch.compile(_step)
+    step: Step = _step if device == "cpu" else compiled_step()
     fitted, errors, counts = [], [], []
     grid = torch.from_numpy(coords).to(device)
     for start in range(0, len(params), chunk):
@@ -43,12 +50,36 @@ def fit_torch(
         fitted.append(flat.cpu().numpy())
         errors.append(mse.double().cpu().numpy())
         counts.append(taken.cpu().numpy())
+        if finished:
+            finished(errors[-1])
     return np.concatenate(fitted), np.concatenate(errors), np.concatenate(counts)
+
+
+@cache
+def compiled_step() -> Step:
+    """`_step`, compiled; from the first time that compiling fails, as it is, after one line that says why."""
+    step: Step = torch.compile(_step)
+
+    def run(*arguments: Any) -> tuple[Tensor, ...]:
+        nonlocal step
+        try:
+            return step(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what a missing or broken compiler raises has no common class
+            if step is _step:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            print(f"fitting without torch.compile, which failed: {reason}", file=sys.stderr, flush=True)
+            step = _step
+            return step(*arguments)
+
+    return run
 
 
 @torch.no_grad()
 def _fit_chunk(
-    step: Callable[..., tuple[Tensor, ...]],
+    step: Step,
     flat: Tensor,
     target: Tensor,
     coords: Tensor,

@@ -1,7 +1,8 @@
 """Images with labels: scikit-learn's digits, MNIST, Fashion-MNIST and CIFAR-10, found on disk or downloaded.
 
 Image i is image i of the official training set followed by the official test set, whatever the files' layout. Files
-are looked for in ``$NFBENCH_DATA_DIR/<folder>`` and ``<data_dir>/<folder>``; absent ones are downloaded to the latter.
+are looked for in ``$NFBENCH_DATA_DIR/<folder>``, then in ``data/<folder>``; a ``data_dir`` other than the default
+``data`` is looked in first. Absent files are downloaded to ``<data_dir>/<folder>``.
 Nothing here can run code from a data file: idx, npz without objects, and the binary CIFAR-10 archive are plain bytes.
 """
 
@@ -16,6 +17,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +25,21 @@ from numpy.typing import NDArray
 from nfbench.zoos.download import FileSource, find_files
 
 Bytes = NDArray[np.uint8]
+OFFICIAL = "official files"  # an origin
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """``pixels`` (N, H, W, channels) float32 in [0, 1]; ``labels`` (N,) int64; ``origin`` says which files."""
+    """``pixels`` (N, H, W, channels) float32 in [0, 1]; ``labels`` (N,) int64; ``origin`` says what they are.
+
+    ``fingerprint`` is the SHA-256 of all pixels and labels, whatever files they came in: it tells zoos of exact and of
+    approximate images apart.
+    """
 
     pixels: NDArray[np.float32]
     labels: NDArray[np.int64]
     origin: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,18 @@ _IDX = {
 CIFAR_ARCHIVE = FileSource(
     "cifar-10-binary.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 CIFAR_MEMBERS = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
-CIFAR_NPZ = (*(f"cifar10_train_{k}.npz" for k in range(1, 6)), "cifar10_test.npz")
+CIFAR_NPZ = {
+    "cifar10_train_1.npz": "1aaef3ce291ff1c484c11723fe0d5fcdaa754b6e660812f9366617f99fa31923",
+    "cifar10_train_2.npz": "b5623b765c64f2ad04406be90544951c801ad5ed63cfde7758fb463e7c63806c",
+    "cifar10_train_3.npz": "0f0567eb7eda08433fa080b1bd9c7cad7adb3efebac5a7cc638fce9ff4032a85",
+    "cifar10_train_4.npz": "0dd7274854c3088aaa4cc85b811855038c2810d5b314b1be33224231718ac275",
+    "cifar10_train_5.npz": "35fe199b7f301dd833fd68c766b896de9f5f100b8b3a24e47ee1a28ba99211f7",
+    "cifar10_test.npz": "b65711f03f7c8171a7916d4bb51d998a5870955b26b2dabecf75a2fd1b553d39",
+}
+DEFAULT_DATA_DIR = "data"
 
 
 def source_info(source: str) -> SourceInfo:
@@ -89,12 +105,13 @@ def source_info(source: str) -> SourceInfo:
 
 
 def search_folders(source: str, data_dir: str | Path) -> list[Path]:
-    """Where the files of ``source`` are looked for, first to last."""
-    roots = [Path(root) for root in (os.environ.get("NFBENCH_DATA_DIR"), data_dir) if root]
-    return list(dict.fromkeys(root / SOURCES[source].folder for root in roots))
+    """Where the files of ``source`` are looked for, first to last: a ``data_dir`` that was chosen comes first."""
+    chosen = Path(data_dir) != Path(DEFAULT_DATA_DIR)
+    roots = [data_dir if chosen else None, os.environ.get("NFBENCH_DATA_DIR"), DEFAULT_DATA_DIR]
+    return list(dict.fromkeys(Path(root) / SOURCES[source].folder for root in roots if root))
 
 
-def load_images(source: str, data_dir: str | Path = "data") -> ImageSet:
+def load_images(source: str, data_dir: str | Path = DEFAULT_DATA_DIR) -> ImageSet:
     """All images of a source, official training images first, then test images.
 
     Raises:
@@ -106,16 +123,23 @@ def load_images(source: str, data_dir: str | Path = "data") -> ImageSet:
         from sklearn.datasets import load_digits
 
         data = load_digits()
-        pixels = (data.images / 16).astype(np.float32)[..., None]
-        return ImageSet(pixels, data.target.astype(np.int64), "scikit-learn load_digits")
-    folders = search_folders(source, data_dir)
-    raw, labels, origin = _load_cifar(folders) if source == "cifar10" else _load_idx(source, folders)
+        raw, labels = data.images.astype(np.uint8)[..., None], data.target
+        return _image_set(raw, labels, "scikit-learn load_digits", brightest=16)
+    folders, target = search_folders(source, data_dir), Path(data_dir) / info.folder
+    raw, labels, origin = _load_cifar(folders, target) if source == "cifar10" else _load_idx(source, folders, target)
     if raw.shape != (info.num_images, *info.shape) or labels.shape != (info.num_images,) or labels.max() > 9:
         raise ValueError(
             f"the files of {source} hold images {raw.shape} and labels {labels.shape}, expected "
             f"{(info.num_images, *info.shape)} and {(info.num_images,)}: replace them (see data/README.md)."
         )
-    return ImageSet(raw.astype(np.float32) / np.float32(255), labels.astype(np.int64), origin)
+    return _image_set(raw, labels, origin, brightest=255)
+
+
+def _image_set(raw: Bytes, labels: NDArray[Any], origin: str, brightest: int) -> ImageSet:
+    digest = hashlib.sha256(raw.tobytes())
+    digest.update(labels.astype(np.uint8).tobytes())
+    pixels = raw.astype(np.float32) / np.float32(brightest)
+    return ImageSet(pixels, labels.astype(np.int64), origin, digest.hexdigest())
 
 
 def read_idx(path: Path) -> Bytes:
@@ -136,19 +160,19 @@ def read_idx(path: Path) -> Bytes:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def _load_idx(source: str, folders: list[Path]) -> tuple[Bytes, Bytes, str]:
+def _load_idx(source: str, folders: list[Path], target: Path) -> tuple[Bytes, Bytes, str]:
     base, checksums = _IDX[source]
     wanted = [FileSource(name, base + name, sha256=c) for name, c in zip(_IDX_NAMES, checksums, strict=True)]
-    paths = find_files(source, wanted, folders)
+    paths = find_files(source, wanted, folders, target)
     train, train_labels, test, test_labels = (read_idx(path) for path in paths)
     return (
         np.concatenate([train, test])[..., None],
         np.concatenate([train_labels, test_labels]),
-        f"idx files in {paths[0].parent}",
+        OFFICIAL,
     )
 
 
-def _load_cifar(folders: list[Path]) -> tuple[Bytes, Bytes, str]:
+def _load_cifar(folders: list[Path], target: Path) -> tuple[Bytes, Bytes, str]:
     """CIFAR-10 from whichever layout is there: binary archive, its unpacked files, or residual-coded npz files."""
     for folder in folders:
         if (folder / CIFAR_ARCHIVE.name).exists():
@@ -156,19 +180,21 @@ def _load_cifar(folders: list[Path]) -> tuple[Bytes, Bytes, str]:
         for inner in (folder, folder / "cifar-10-batches-bin"):
             if all((inner / name).exists() for name in CIFAR_MEMBERS):
                 blocks = [_decode_cifar_binary((inner / name).read_bytes(), inner / name) for name in CIFAR_MEMBERS]
-                return *_join(blocks), f"binary files in {inner}"
+                return *_join(blocks), OFFICIAL
         if all((folder / name).exists() for name in CIFAR_NPZ):
+            for name, sha256 in CIFAR_NPZ.items():
+                FileSource(name, CIFAR_ARCHIVE.url, sha256).check(folder / name)
             coded = [_read_cifar_npz(folder / name) for name in CIFAR_NPZ]
             approximate = sum(count for _, _, count in coded)
-            origin = f"npz files in {folder}, {approximate} of 60000 images approximate"
+            origin = f"npz files, {approximate} of {sum(len(labels) for _, labels, _ in coded)} images approximate"
             return *_join([(pixels, labels) for pixels, labels, _ in coded]), origin
         if (folder / "cifar-10-python.tar.gz").exists():
             raise ValueError(
                 f"{folder / 'cifar-10-python.tar.gz'} is a pickle archive, which could run code when read: it is not "
                 f"opened. Put the binary version beside it: {CIFAR_ARCHIVE.url}"
             )
-    (path,) = find_files("cifar10", [CIFAR_ARCHIVE], folders)
-    return *_join(_read_cifar_archive(path)), f"{path}"
+    (path,) = find_files("cifar10", [CIFAR_ARCHIVE], folders, target)
+    return *_join(_read_cifar_archive(path)), OFFICIAL
 
 
 def _join(blocks: list[tuple[Bytes, Bytes]]) -> tuple[Bytes, Bytes]:
@@ -209,10 +235,3 @@ def _read_cifar_npz(path: Path) -> tuple[Bytes, Bytes, int]:
     planes = np.cumsum(np.cumsum(residual, axis=2, dtype=np.uint8), axis=3, dtype=np.uint8)
     pixels = np.stack([planes[1] + planes[0], planes[0], planes[2] + planes[0]], axis=-1)
     return pixels, labels, int(approximate.sum())
-
-
-def fingerprint(images: ImageSet) -> str:
-    """SHA-256 of all pixels and labels: tells zoos of exact and of approximate images apart."""
-    digest = hashlib.sha256(np.ascontiguousarray(images.pixels).tobytes())
-    digest.update(images.labels.tobytes())
-    return digest.hexdigest()

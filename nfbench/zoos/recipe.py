@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # of Adam: parts of every recipe, for both fitters
 INITS = ("siren", "uniform")
 BIAS_INITS = ("default", "zero")
 GRIDS = ("ij", "xy")
@@ -74,6 +75,10 @@ class SirenRecipe:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"zoo.{name}={value} must be a positive number.")
+        for name in ("output_offset", "pixel_min", "pixel_max", "stop_psnr"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"zoo.{name}={value} must be a finite number.")
         if self.num_steps < 0:
             raise ValueError(f"zoo.num_steps={self.num_steps} must be 0 or more.")
         if not self.pixel_max > self.pixel_min:
@@ -103,8 +108,9 @@ class SirenRecipe:
 
 _FLOATS = {f.name for f in fields(SirenRecipe) if f.type in ("float", "float | None")}
 
-# The recipes that `definition` names. `nfn`: Zhou et al., Neural Functional Networks, arXiv 2302.14040, appendix D.3;
-# `dws`: Navon et al., DWSNets, arXiv 2301.12780, with the grid and initialisation of their public code.
+# The recipes that `definition` names. `nfn`: Zhou et al., Permutation Equivariant Neural Functionals, arXiv
+# 2302.14040, appendix D.3; `dws`: Navon et al., DWSNets, arXiv 2301.12780, with the grid and initialisation of their
+# public code.
 # `digits` is ours: small, quick to fit to 8x8 images, easy to classify after canonicalisation.
 DEFINITIONS: dict[str, dict[str, Any]] = {
     "digits": {

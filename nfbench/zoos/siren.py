@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +45,8 @@ class SirenZoo(lightning.LightningDataModule):
     Args:
         source: digits, mnist, fashion or cifar10.
         definition: digits, nfn, dws or custom: the recipe by name (see recipe.py).
-        widths, w0_first, w0_hidden, init, init_scale, bias_init, output_offset, pixel_min, pixel_max, grid, lr,
-            num_steps, stop_psnr: fields of `SirenRecipe` that replace the definition's where not None
+        widths, w0_first, w0_hidden, init, init_scale, bias_init, output_offset, pixel_min, pixel_max, grid, optimizer,
+            lr, num_steps, stop_psnr: fields of `SirenRecipe` that replace the definition's where not None
             (``stop_psnr=0``: never).
         zoo_seed: of the random inits.
         split: digits, official, nfn, inr2array or dws (see splits.py); None: by source and definition.
@@ -61,7 +62,8 @@ class SirenZoo(lightning.LightningDataModule):
         views_per_epoch: how many views of each training image an epoch visits.
         seed: of the order of batches, the choice of views and the augmentations.
         file_name: the zoo's file in ``zoo_dir`` is ``<file_name>.h5``; None: a name made of the values above.
-        data_dir: where image files are looked for, after ``$NFBENCH_DATA_DIR``, and downloaded to.
+        data_dir: where image files are looked for and downloaded to; the default ``data`` comes after
+            ``$NFBENCH_DATA_DIR``, any other before it.
         zoo_dir: folder of the zoo files.
         threads: that fit networks; None: one a core.
         fit_device: ``cpu``, or a GPU's name to fit networks there.
@@ -85,6 +87,7 @@ class SirenZoo(lightning.LightningDataModule):
         pixel_min: float | None = None,
         pixel_max: float | None = None,
         grid: str | None = None,
+        optimizer: str | None = None,
         lr: float | None = None,
         num_steps: int | None = None,
         stop_psnr: float | None = None,
@@ -113,7 +116,8 @@ class SirenZoo(lightning.LightningDataModule):
         self.recipe, self.label = make_recipe(
             definition, widths=tuple(widths) if widths is not None else None, w0_first=w0_first, w0_hidden=w0_hidden,
             init=init, init_scale=init_scale, bias_init=bias_init, output_offset=output_offset, pixel_min=pixel_min,
-            pixel_max=pixel_max, grid=grid, lr=lr, num_steps=num_steps, stop_psnr=stop_psnr, seed=zoo_seed,
+            pixel_max=pixel_max, grid=grid, optimizer=optimizer, lr=lr, num_steps=num_steps, stop_psnr=stop_psnr,
+            seed=zoo_seed,
         )  # fmt: skip
         for name, value, allowed in (("eval_views", eval_views, EVAL_VIEWS), ("standardize", standardize, STANDARDIZE)):
             if value not in allowed:
@@ -125,8 +129,12 @@ class SirenZoo(lightning.LightningDataModule):
             raise ValueError(f"zoo.views_per_epoch={views_per_epoch} must be between 1 and zoo.num_views={num_views}.")
         self.augment = {"rotation": augment_rotation, "scale": augment_scale, "shift": augment_shift}
         for name, amount in self.augment.items():
-            if amount < 0:
-                raise ValueError(f"zoo.augment_{name}={amount} must be 0 or more.")
+            if not (math.isfinite(amount) and amount >= 0):
+                raise ValueError(f"zoo.augment_{name}={amount} must be a number, 0 or more.")
+        if file_name is not None and (file_name in ("", ".", "..") or set(file_name) & set("/\\\0")):
+            raise ValueError(
+                f"zoo.file_name={file_name!r} must be a plain name such as my_zoo; its folder is set with zoo_dir=..."
+            )
         split = split or default_split(source, definition)
         self.split = make_split(source, split, num_images)
         whole = num_images is None or num_images == len(make_split(source, split).all_images)
@@ -137,7 +145,9 @@ class SirenZoo(lightning.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.views_per_epoch = batch_size, eval_batch_size, views_per_epoch
         self.seed, self.data_dir, self.threads, self.fit_device = seed, data_dir, threads, fit_device
         self.path = Path(zoo_dir) / f"{file_name or self._default_name()}.h5"
+        self._data: ZooData | None = None  # what prepare_data read, until the tables are made of it
         self._tables: ZooTables | None = None
+        self._images: str | None = None
 
     def _default_name(self) -> str:
         plan, label = self.plan, self.label
@@ -149,7 +159,7 @@ class SirenZoo(lightning.LightningDataModule):
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
-        """What a result must say about its data; known before any data is there."""
+        """What a result must say about its data; known before any data is there, but for ``images``."""
         changes = [f"{name} {value:g}" for name, value in self.augment.items() if value]
         return {
             "dataset": self.plan.source,
@@ -166,20 +176,25 @@ class SirenZoo(lightning.LightningDataModule):
             "standardized": self.standardize,
             "recipe_hash": self.recipe.hash,
             "access": "weights",
+            **({"images": self._images} if self._images else {}),
         }
 
     def prepare_data(self) -> None:
         """Builds the zoo's file if it isn't there, and checks it."""
-        self._open()
+        if self._tables is None:
+            self._data = self._open()
 
     def _open(self) -> ZooData:
-        return open_zoo(self.path, self.plan, self.data_dir, self.threads, self.fit_device)
+        return self._data or open_zoo(self.path, self.plan, self.data_dir, self.threads, self.fit_device)
 
     def setup(self, stage: str | None = None) -> None:
         """Puts the whole zoo on the trainer's device, once. ``stage`` makes no difference."""
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         if self._tables is None or self._tables.device != device:
-            self._tables = ZooTables(self, self._open(), device)
+            data = self._open()
+            self._tables, self._data = ZooTables(self, data, device), None
+            sha256 = data.attributes.get("images_sha256", "unknown")
+            self._images = f"{data.attributes.get('origin', 'unknown')} (SHA-256 {sha256[:12]})"
 
     @property
     def tables(self) -> ZooTables:
@@ -237,7 +252,8 @@ class ZooTables:
             train = ready[torch.from_numpy(self.train_rows.ravel()).to(device)].double()
             for where in self.spec.scalar_slices():
                 self.mean[where] = train[:, where].mean().float()
-                self.std[where] = train[:, where].std().clamp_min(1e-6).float()
+                std = float(train[:, where].std(correction=0))
+                self.std[where] = std if std > 1e-6 else 1.0  # a tensor of one value is only shifted
             ready = (ready - self.mean) / self.std
         self.ready = ready
 

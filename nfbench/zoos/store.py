@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class ZooData:
 
 
 @contextmanager
-def file_errors(path: Path, then: str = "") -> Iterator[None]:
-    """Turns an OSError about ``path`` (no space, no permission) into a ValueError that says what to do."""
+def file_errors(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
+    """Turns an OSError about ``path`` (no space, no permission) into a ValueError with what to do, and ``then()``."""
     try:
         yield
     except OSError as error:
@@ -60,7 +60,7 @@ def file_errors(path: Path, then: str = "") -> Iterator[None]:
         what = "Free some space" if full else "Make the folder writable"
         raise ValueError(
             f"cannot write the zoo {path}: {reason}. {what}, or choose another folder with zoo_dir=..., then run the "
-            f"same command again. Nothing was deleted. {then}".strip()
+            f"same command again. Nothing was deleted. {then()}".strip()
         ) from error
 
 
@@ -96,19 +96,31 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         finally:
             os.close(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # must not hide an error above
+            temporary.unlink(missing_ok=True)
 
 
 class PartialZoo:
     """The finished chunks of a zoo that is being built, in the folder ``<name>.h5.partial``.
 
+    ``chunk`` is the number of networks in a chunk: that of the earlier build if there was one, else as given.
+
+    Args:
+        path: the HDF5 file that the chunks will make.
+        manifest: which zoo; goes into the file.
+        num_networks: of the whole zoo.
+        chunk: how many networks a chunk has.
+        images: fingerprint of the images that are fitted: chunks of other images are not continued.
+
     Raises:
         ValueError: the folder holds chunks of another zoo.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], num_networks: int, chunk: int) -> None:
-        self.path, self.manifest, self.chunk = path, dict(manifest), chunk
-        self.num_chunks = -(-num_networks // chunk)
+    def __init__(
+        self, path: Path, manifest: Mapping[str, Any], num_networks: int, chunk: int, images: str = ""
+    ) -> None:
+        self.path, self.manifest, self.num_networks = path, dict(manifest), num_networks
+        wanted = {**self.manifest, "images": images}
         self.folder = path.with_name(path.name + ".partial")
         with file_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +129,16 @@ class PartialZoo:
             note = self.folder / "manifest.json"
             known = note.read_text() if note.exists() else None
             if known is None:
-                text = to_json({**self.manifest, "chunk": chunk})
+                text = to_json({**wanted, "chunk": chunk})
                 write_atomically(note, lambda file: _write_text(file, text))
-        if known is not None and (found := _parse(known)) != {**self.manifest, "chunk": chunk}:
+        found = _parse(known) if known is not None else {**wanted, "chunk": chunk}
+        kept = found.pop("chunk", None)
+        if found != wanted or not isinstance(kept, int) or kept < 1:
             raise ValueError(
-                f"{self.folder} is the unfinished build of another zoo:\n{_differences(self.manifest, found)}\n"
+                f"{self.folder} is the unfinished build of another zoo:\n{_differences(wanted, found)}\n"
                 f"Delete that folder to start anew, or choose another name with zoo.file_name=..."
             )
+        self.chunk, self.num_chunks = kept, -(-num_networks // kept)
 
     def chunk_path(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}.npz"
@@ -145,28 +160,31 @@ class PartialZoo:
                 arrays: dict[str, Any] = {n: np.ascontiguousarray(columns[n], dtype) for n, dtype in COLUMNS.items()}
                 np.savez(out, **arrays)
 
-        done = f"{len(self.finished())} of {self.num_chunks} chunks are kept."
-        with file_errors(self.path, done):
+        with file_errors(self.path, lambda: f"{self.num_finished()} of {self.num_chunks} chunks are kept."):
             write_atomically(self.chunk_path(number), save)
 
-    def finished(self) -> list[int]:
-        """Numbers of the chunks that are there."""
-        return [number for number in range(self.num_chunks) if self.chunk_path(number).exists()]
+    def num_finished(self) -> int:
+        """How many chunks are there."""
+        return len(list(self.folder.glob("chunk-*.npz")))
 
     def assemble(self, attributes: Mapping[str, str]) -> None:
-        """Joins all chunks into the HDF5 file, puts that in place, and deletes the chunks."""
-        chunks = [self.read(number) for number in range(self.num_chunks)]
-        assert all(chunk is not None for chunk in chunks), "assemble() before all chunks are there"
-        columns = {name: np.concatenate([c[name] for c in chunks if c is not None]) for name in COLUMNS}
+        """Joins all chunks, one at a time, into the HDF5 file, puts that in place, and deletes the chunks."""
 
         def save(file: Path) -> None:
             with h5py.File(file, "w") as out:
-                for name, values in columns.items():
-                    out.create_dataset(name, data=values)
+                for number in range(self.num_chunks):
+                    columns = self.read(number)
+                    assert columns is not None, "assemble() before all chunks are there"
+                    rows = slice(number * self.chunk, number * self.chunk + len(columns["label"]))
+                    for name, values in columns.items():
+                        if number == 0:  # with checksums, so that a flipped byte is noticed when it is read
+                            shape, block = (self.num_networks, *values.shape[1:]), values.shape
+                            out.create_dataset(name, shape, values.dtype, chunks=block, fletcher32=True)
+                        out[name][rows] = values
                 for name, text in {**attributes, "format": FORMAT, "manifest": to_json(self.manifest)}.items():
                     out.attrs[name] = text
 
-        with file_errors(self.path, "All finished networks are kept."):
+        with file_errors(self.path, lambda: "All finished networks are kept."):
             write_atomically(self.path, save)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -179,7 +197,7 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
         expected: the manifest it must have.
 
     Raises:
-        ValueError: not an HDF5 file, truncated, not a zoo, another zoo than expected, or NaN in the parameters.
+        ValueError: not an HDF5 file, truncated, damaged, not a zoo, another zoo than expected, or NaN parameters.
     """
     advice = "It was not changed. Move it away to build it anew, or choose another name with zoo.file_name=..."
     columns: dict[str, NDArray[Any]] = {}
@@ -189,17 +207,21 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
             if attributes.get("format") != FORMAT:
                 raise ValueError(f"{path} is an HDF5 file, but not a zoo of nfbench (no format {FORMAT!r}). {advice}")
             manifest = json.loads(attributes["manifest"])
+            if not isinstance(manifest, dict):
+                raise TypeError(f"its manifest is {attributes['manifest'][:40]}")
             if expected is not None and manifest != dict(expected):
                 raise ValueError(
                     f"{path} holds another zoo than the one asked for:\n{_differences(expected, manifest)}\n{advice}"
                 )
             for name, dtype in COLUMNS.items():
                 columns[name] = np.asarray(file[name][()], dtype)
+            count, width = manifest["num_networks"], manifest["num_params"]
     except PermissionError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a whole zoo file: truncated or foreign ({error}). {advice}") from error
-    count, width = manifest["num_networks"], manifest["num_params"]
+    except (OSError, RuntimeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not a whole zoo file: truncated, damaged or foreign ({error}). {advice}"
+        ) from error
     shapes = {name: values.shape for name, values in columns.items()}
     if shapes != {name: (count, width) if name == "params" else (count,) for name in COLUMNS}:
         raise ValueError(f"{path} lacks networks: expected {count} of {width} parameters, found {shapes}. {advice}")

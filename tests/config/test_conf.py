@@ -1,16 +1,24 @@
 """Every option composes, and every schema has the fields of the class it describes."""
 
 import inspect
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hydra.errors import ConfigCompositionException, HydraException
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from nfbench.config import register
 from nfbench.config.build import ABOUT, build_model, build_task, build_zoo, get_class
 from nfbench.config.identity import config_hash, differences, identity
 from nfbench.config.schema import CONF, options
+from nfbench.weightspace import NetworkSpec, random_features
+from nfbench.weightspace.testing import assert_invariant
+from nfbench.zoos import recipe
+from nfbench.zoos.recipe import DEFINITIONS
 
 GROUPS = ("task", "model", "zoo", "trainer", "logger", "experiment")
 CHOICES = [(group, name) for group in GROUPS for name in options()[group]]
@@ -35,13 +43,63 @@ def test_schema_fields_are_the_arguments(composed, group: str, name: str) -> Non
     assert named == taken - met_in_code
 
 
+@pytest.mark.parametrize("text", ["2-32-32-1:sine", "1-4c3-4c3-10:relu"])
 @pytest.mark.parametrize("name", options()["model"])
-def test_every_model_builds_on_the_default_zoo(composed, name: str) -> None:
-    cfg = composed(f"model={name}")
+def test_every_model_keeps_its_contract(composed, name: str, text: str) -> None:
+    spec = NetworkSpec.parse(text)
+    torch.manual_seed(0)
+    model = build_model(composed(f"model={name}").model, spec=spec, out_dim=7)
+    out = model(random_features(spec, 3, 1, torch.Generator().manual_seed(0)))
+    assert out.shape == (3, 7)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", options()["model"])
+def test_every_model_has_the_symmetry_it_declares(composed, name: str) -> None:
+    cfg = composed(f"model={name}").model
+    declared = get_class(cfg.target).symmetry  # type: ignore[attr-defined]
+    assert declared in ("invariant", "none")
+    if declared == "invariant":
+        assert_invariant(lambda spec: build_model(cfg, spec=spec, out_dim=3), num_specs=2)
+
+
+@pytest.mark.parametrize("name", options()["experiment"])
+def test_every_experiment_builds(composed, name: str) -> None:
+    cfg = composed(f"experiment={name}")
     zoo = build_zoo(cfg.zoo)
     task = build_task(cfg.task, zoo)
-    model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
-    assert sum(p.numel() for p in model.parameters()) > 0
+    with torch.device("meta"):
+        build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
+    assert cfg.size in ("tiny", "full")
+    if cfg.size == "full":
+        steps = -(-len(zoo.split.train) * cfg.zoo.views_per_epoch // cfg.zoo.batch_size) * cfg.trainer.max_epochs
+        assert abs(steps - 200_000) < 1_500
+        assert zoo.label == "nfn", "the published recipe, with nothing replaced"
+
+
+RECIPE_KEYS = [item.name for item in fields(recipe.SirenRecipe) if item.name not in ("seed", "dtype")]
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("name", options()["zoo"])
+def test_zoo_configs_show_the_numbers_of_the_recipe(composed, name: str, definition: str) -> None:
+    cfg = composed(f"zoo={name}", f"zoo.definition={definition}").zoo
+    wanted = recipe.make_recipe(definition)[0].to_plain()
+    assert {key: OmegaConf.to_container(cfg, resolve=True)[key] for key in RECIPE_KEYS} == {
+        key: wanted[key] for key in RECIPE_KEYS
+    }
+    assert build_zoo(cfg).label == definition, "values equal to the definition's are no change of it"
+    assert build_zoo(composed(f"zoo={name}", f"zoo.definition={definition}", "zoo.lr=0.5").zoo).label == (
+        f"{definition}+lr=0.5"
+    )
+
+
+def test_a_changed_recipe_is_another_run(composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = config_hash(composed())
+    monkeypatch.setitem(DEFINITIONS["digits"], "lr", 0.5)
+    assert composed().zoo.lr == 0.5
+    assert config_hash(composed()) != before
 
 
 def test_zoo_follows_task_and_the_command_line_wins(composed) -> None:
@@ -53,14 +111,26 @@ def test_zoo_follows_task_and_the_command_line_wins(composed) -> None:
 def test_every_yaml_file_starts_from_a_schema() -> None:
     for path in CONF.glob("*/*.yaml"):
         text = path.read_text()
-        assert "_schema" in text or "@package _global_" in text, f"{path}: a typo in it would be ignored"
+        heads = [f"defaults: [{name}, _self_]" for name in options()[path.parent.name]]  # an option of the same group
+        known = "_schema" in text or "@package _global_" in text or any(head in text for head in heads)
+        assert known, f"{path}: a typo in it would be ignored"
 
 
-def test_a_typo_inside_a_file_is_noticed(composed, tmp_path: Path) -> None:
-    with pytest.raises(ConfigCompositionException):
-        composed("model.widht=3")
-    with pytest.raises(HydraException):
-        composed("model=nftt")
+def test_a_typo_inside_a_file_is_noticed(tmp_path: Path) -> None:
+    register()
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    for group, name in (("model", "nft"), ("zoo", "siren_digits"), ("task", "inr_cls"), ("trainer", "default")):
+        file = conf / group / f"{name}.yaml"
+        text = file.read_text()
+        file.write_text(f"{text}widht: 3\n")
+        with initialize_config_dir(str(conf), version_base="1.3"), pytest.raises(HydraException, match="widht"):
+            compose("config")
+        file.write_text(text)
+    (conf / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  widht: 3\n")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        compose("config")
+        with pytest.raises(HydraException, match="widht"):
+            compose("config", overrides=["experiment=mine"])
 
 
 def test_hash_is_of_what_is_computed(composed) -> None:

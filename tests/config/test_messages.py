@@ -10,7 +10,11 @@ from hydra.core.global_hydra import GlobalHydra
 ROOT = Path(__file__).resolve().parents[2]
 
 TYPOS = {
-    "model=nftt": ["no model `nftt`", "did you mean nft", "mlp, nfn_np, nft"],
+    "zoo.definition=dw": ["zoo.definition='dw' is not known", "digits, nfn, dws, custom"],
+    "size=ful": ["size=ful is unknown", "tiny, cpu, full"],
+    "task.report=nfbench.report.inr_clss": ["task.report=nfbench.report.inr_clss", "No module named"],
+    "task.metric=test/accuracy": ["task.metric=test/accuracy is unknown", "test/acc"],
+    "model=nftt": ["no model `nftt`", "did you mean nft", "nfn_np, nft"],
     "zoo=siren_digit": ["no zoo `siren_digit`", "did you mean siren_digits"],
     "task=inr": ["no task `inr`", "inr_cls"],
     "experiment=smok": ["no experiment `smok`", "smoke"],
@@ -42,8 +46,8 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize("argument", TYPOS)
-def test_typo(told, argument: str) -> None:
-    code, text = told(argument)
+def test_typo(told, tmp_path: Path, argument: str) -> None:
+    code, text = told(argument, *([] if argument.startswith("zoo.name") else [f"output_dir={tmp_path}"]))
     assert code == 1
     assert "Traceback" not in text
     assert len(text.splitlines()) < 12
@@ -53,17 +57,21 @@ def test_typo(told, argument: str) -> None:
 
 
 def test_help_is_fast_and_imports_no_torch(cli) -> None:
-    began = time.monotonic()
     done = cli("--help", patch="import atexit; atexit.register(lambda: print('torch' in sys.modules))")
-    took = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     assert "siren_digits" in done.stdout
     assert "_schema" not in done.stdout
     assert done.stdout.rstrip().endswith("False")
-    assert took < 5, "it takes under 1.5 s on an idle machine; this limit allows for a busy one"
+    took = []
+    for _ in range(3):  # the fastest of three: other processes may slow one down
+        began = time.monotonic()
+        cli("--help")
+        took.append(time.monotonic() - began)
+    assert min(took) < 1.5
 
 
 def test_cfg_job_resolves_without_data(cli) -> None:
     done = cli("zoo=siren_cifar10", "--cfg", "job", "--resolve", NFBENCH_DATA_DIR="/nowhere")
     assert done.returncode == 0, done.stderr
-    assert "data_dir: /nowhere" in done.stdout
+    assert "data_dir: data\n" in done.stdout
+    assert "  lr: 5.0e-05\n  num_steps: 5000\n" in done.stdout, "the numbers of the recipe, not its name only"

@@ -1,7 +1,6 @@
 """A run that was stopped goes on as if it had not been: the final weights are equal to the bit."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import pytest
@@ -158,7 +157,42 @@ def test_rerun_sets_aside_and_deletes_nothing(composed, small, job) -> None:
         train.run(cfg, job("r"))
     folder = job("r").folder
     assert all((folder.with_name(name) / "summary.json").exists() for name in ("r", "r.1", "r.2"))
-    shutil.rmtree(folder)
+
+
+def test_rerun_goes_on_with_an_unfinished_run(composed, small, job, monkeypatch) -> None:
+    cfg = composed(*small, "rerun=true")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, 0)
+        with pytest.raises(Stopped):
+            train.run(cfg, job("u"))
+    assert train.run(cfg, job("u"))["examples_seen"] == 2 * 40
+    assert not job("u").folder.with_name("u.1").exists()
+
+
+def test_rerun_moves_nothing_but_a_runs_own_files(composed, small, job) -> None:
+    folder = job("mine").folder
+    for name in ("thesis.tex", "data"):
+        (folder / name).write_text("years of work")
+    cfg = composed(*small, "rerun=true")
+    train.run(cfg, job("mine"))
+    train.run(cfg, job("mine"))
+    assert (folder.with_name("mine.1") / "summary.json").exists()
+    for name in ("thesis.tex", "data"):
+        assert (folder / name).read_text() == "years of work"
+        assert not (folder.with_name("mine.1") / name).exists()
+    assert RunFolder(job("empty").folder).set_aside() is None
+
+
+def test_a_picture_that_fails_costs_no_result(composed, small, job, monkeypatch) -> None:
+    cfg = composed(*small)
+    with monkeypatch.context() as patch:
+        patch.setattr("nfbench.report.inr_cls.draw", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train.run(cfg, job("p"))
+    assert RunFolder(job("p").folder).summary()["picture"] is None
+    done = train.run(cfg, job("p"))
+    assert done["picture"] == "test.png"
+    assert RunFolder(job("p").folder).summary() == done
 
 
 def test_a_loss_that_is_no_number_stops_the_run(composed, small, job, monkeypatch) -> None:

@@ -93,10 +93,18 @@ def test_trainer_flags_pass_through(cli, small, tmp_path) -> None:
     assert "did you mean fast_dev_run?" in wrong.stderr
 
 
-def test_no_permission(cli, small, tmp_path) -> None:
-    (tmp_path / "file").write_text("mine")
-    done = cli(*small[:-1], f"output_dir={tmp_path / 'file'}")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "file" in done.stderr
-    assert (tmp_path / "file").read_text() == "mine"
+def test_the_same_sweep_again_skips_what_is_finished(cli, small, tmp_path) -> None:
+    sweep = ["-m", *small, "seed=range(2)"]
+    first = cli(*sweep)
+    assert first.returncode == 0, first.stderr
+    folder = only(tmp_path, "outputs/multirun/*")
+    files = sorted(folder.glob("*/metrics.csv"))
+    assert len(files) == 2
+    before = [file.stat().st_mtime_ns for file in files]
+    (files[1].parent / "summary.json").unlink()
+    again = cli(*sweep)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 1
+    assert only(tmp_path, "outputs/multirun/*") == folder
+    assert files[0].stat().st_mtime_ns == before[0]
+    assert (files[1].parent / "summary.json").exists()

@@ -1,6 +1,7 @@
 """Who may import whom: the arrows of the design, read from the sources."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ ARROWS = {
     "report": {"numpy", "pandas", "matplotlib"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",
-            "config/errors", "config/identity", "config/job"]  # fmt: skip
+            "config/errors", "config/identity", "config/job", "zoos/recipe"]  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -52,10 +53,16 @@ def test_only_config_knows_hydra_and_only_tracking_knows_wandb() -> None:
 
 @pytest.mark.parametrize("name", NO_TORCH)
 def test_what_help_needs_imports_no_torch(name: str) -> None:
-    heavy = {"torch", "lightning", "numpy", "nfbench.train", "nfbench.weightspace", "nfbench.zoos", "nfbench.models"}
+    heavy = {"torch", "lightning", "numpy", "nfbench.train", "nfbench.weightspace", "nfbench.models"}
     assert not imports(PACKAGE / f"{name}.py") & heavy
 
 
 def test_the_check_notices() -> None:
     assert {"lightning", "nfbench.config"} <= imports(PACKAGE / "train.py")
     assert not imports(PACKAGE / "train.py") <= ARROWS["tasks"]
+
+
+def test_recipes_can_be_read_without_torch() -> None:
+    code = "import sys, nfbench.zoos.recipe, nfbench.config; print(sorted({'torch', 'h5py'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

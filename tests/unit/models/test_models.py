@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nfbench import models
-from nfbench.models import NFNNP, NFT, FlatMLP
+from nfbench.models import NFNNP, NFT, FlatMLP, NFNGated, StatNN
 from nfbench.weightspace import NetworkSpec, random_features
 from nfbench.weightspace.testing import assert_invariant, assert_not_equivariant
 
@@ -14,6 +14,9 @@ BUILD = {
         spec, 4, width=8, fourier_size=0, io_num_bands=0, pool="np", head_width=16
     ),
     "NFT": lambda spec: NFT(spec, 4, width=8, num_blocks=2, num_heads=2, num_queries=3, head_width=16),
+    "NFNGated": lambda spec: NFNGated(spec, 4, width=8, num_blocks=2, head_width=16),
+    "NFNGated hnp": lambda spec: NFNGated(spec, 4, "hnp", width=8, num_blocks=1, head_width=16),
+    "StatNN": lambda spec: StatNN(spec, 4, width=16),
     "FlatMLP": lambda spec: FlatMLP(spec, 4, width=16),
 }
 SPECS = ["2-32-32-1:sine", "2-5-1:sine", "784-8-8-10:relu", "1-16c3-16c3-16c3-10:relu", "3-4c1x3-2c2:gelu"]
@@ -47,7 +50,8 @@ def test_shape_and_gradients(name, text):
 def test_invariant_to_hidden_permutations_only(name, dtype):
     assert BUILD[name](NetworkSpec.parse("2-3-1:sine")).symmetry == "invariant"
     assert_invariant(BUILD[name], dtype=dtype)
-    assert_not_equivariant(BUILD[name], channels=1)
+    if name != "StatNN":  # it sees each tensor as a set
+        assert_not_equivariant(BUILD[name], channels=1)
 
 
 @pytest.mark.parametrize("name", ["NFNNP", "NFT", "FlatMLP"])
@@ -70,7 +74,18 @@ def test_batch_rows_do_not_see_each_other(name):
     assert torch.allclose(model(x)[2:4], model(x[[2, 3]]), rtol=1e-9)
 
 
+def test_mlp_aug_permutes_in_training_only():
+    spec = NetworkSpec.parse("2-4-3-1:sine")
+    model = FlatMLP(spec, 4, width=16, permute=True)
+    x = random_features(spec, 5, 1, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
 def test_published_sizes():
+    assert count(StatNN(NetworkSpec.parse("1-16c3-16c3-16c3-10:relu"), 1)) == 1_059_001
     mnist, cifar = NetworkSpec.parse("2-32-32-1:sine"), NetworkSpec.parse("2-32-32-3:sine")
     assert count(NFNNP(mnist, 10)) == 45_668_650
     assert count(NFNNP(cifar, 10)) == 47_716_650

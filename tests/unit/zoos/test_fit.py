@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from nfbench.zoos import fit, fit_torch
 from nfbench.zoos.fit import fit_sirens, init_params, layer_sizes, pixel_grid, render_flat
 from nfbench.zoos.kernel import KernelUnavailable, load_kernel
 from nfbench.zoos.recipe import SirenRecipe
@@ -187,12 +188,48 @@ def test_bad_shapes_are_named():
         fit_sirens(params, images, coords, recipe, backend="numpy")
 
 
-def test_without_compiler_torch_is_used(monkeypatch, tmp_path):
+def test_torch_reports_progress_chunk_by_chunk(monkeypatch):
+    recipe = SirenRecipe((8, 8), num_steps=2)
+    params, images, coords, _ = problem(recipe, 8, 1, count=7)
+    monkeypatch.setattr(fit_torch, "CPU_CHUNK_BYTES", 3 * 4 * 64 * 4 * 17)  # three networks
+    calls = []
+    result = fit_sirens(
+        params, images, coords, recipe, backend="torch", progress=lambda count, psnr: calls.append((count, psnr))
+    )
+    assert [count for count, _ in calls] == [3, 3, 1]
+    assert sum(psnr for _, psnr in calls) == pytest.approx(float(result.psnr.sum()))
+
+
+def test_failed_compilation_falls_back_to_eager(monkeypatch, capsys):
+    def broken(function):
+        def fail(*args):
+            raise RuntimeError("no compiler\nlong story")
+
+        return fail
+
+    monkeypatch.setattr(fit_torch.torch, "compile", broken)
+    fit_torch.compiled_step.cache_clear()
+    monkeypatch.setattr(fit_torch, "_step", lambda *args: ("eager", *args))
+    try:
+        step = fit_torch.compiled_step()
+        assert [step(1), step(2)] == [("eager", 1), ("eager", 2)]
+    finally:
+        fit_torch.compiled_step.cache_clear()
+    assert capsys.readouterr().err == "fitting without torch.compile, which failed: no compiler\n"
+
+
+def test_without_compiler_torch_is_used(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("NFBENCH_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     load_kernel.cache_clear()
+    fit._tell_fallback.cache_clear()
     try:
+        assert [fit.choose_backend(), fit.choose_backend()] == ["torch", "torch"]
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "no C++ compiler found" in told
+        assert "install g++ or clang++" in told
         recipe = SirenRecipe((8, 8), num_steps=1)
         params, images, coords, _ = problem(recipe, 8, 1)
         assert np.isfinite(fit_sirens(params, images, coords, recipe).params).all()

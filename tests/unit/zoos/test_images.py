@@ -5,6 +5,7 @@ import io
 import tarfile
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,14 @@ def test_idx_files_are_read_train_first(small_mnist, monkeypatch):
     assert len(images.load_images("mnist", "/nowhere").labels) == 7
 
 
+def test_a_chosen_folder_comes_first(monkeypatch):
+    monkeypatch.setenv("NFBENCH_DATA_DIR", "/env")
+    for data_dir, roots in (("data", ["/env", "data"]), ("/mine", ["/mine", "/env", "data"])):
+        assert images.search_folders("mnist", data_dir) == [Path(root) / "mnist" for root in roots]
+    monkeypatch.delenv("NFBENCH_DATA_DIR")
+    assert images.search_folders("mnist", "data") == [Path("data/mnist")]
+
+
 def test_missing_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("NFBENCH_DATA_DIR", str(tmp_path / "mine"))
     with pytest.raises(ValueError, match="cannot be downloaded") as error:
@@ -100,6 +109,24 @@ def test_download_is_checked_and_renamed(small_mnist, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="not the official file"):
         images.load_images("mnist", tmp_path / "third")
     assert list((tmp_path / "third" / "mnist").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TimeoutError("timed out"), r"cannot be downloaded \(timed out\)[^$]*Run again"),
+        (ConnectionResetError("reset"), r"cannot be downloaded \(reset\)[^$]*Run again"),
+        (PermissionError(13, "Permission denied"), r"Permission denied[^$]*data_dir="),
+    ],
+)
+def test_failed_downloads_say_what_to_do(small_mnist, monkeypatch, tmp_path, error, message):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", fail)
+    monkeypatch.setattr(Path, "unlink", fail)  # must not hide the first error
+    with pytest.raises(ValueError, match=message):
+        images.load_images("mnist", tmp_path / "elsewhere")
 
 
 BROKEN = {
@@ -142,8 +169,8 @@ def test_cifar_layouts_agree(tmp_path, monkeypatch):
         for name, block in zip(images.CIFAR_MEMBERS, blocks, strict=True):
             (plain / name).write_bytes(block[2])
             archive.add(plain / name, f"cifar-10-batches-bin/{name}")
-    archive_md5 = images.hashlib.md5((packed / "cifar-10-binary.tar.gz").read_bytes()).hexdigest()
-    source = images.FileSource("cifar-10-binary.tar.gz", "https://example.org/", md5=archive_md5)
+    archive_sum = images.hashlib.sha256((packed / "cifar-10-binary.tar.gz").read_bytes()).hexdigest()
+    source = images.FileSource("cifar-10-binary.tar.gz", "https://example.org/", archive_sum)
     monkeypatch.setattr(images, "CIFAR_ARCHIVE", source)
     for name, (pixels, labels, _) in zip(images.CIFAR_NPZ, blocks, strict=True):
         red, green, blue = pixels.transpose(1, 0, 2, 3)
@@ -151,12 +178,19 @@ def test_cifar_layouts_agree(tmp_path, monkeypatch):
         rows = np.diff(planes, axis=2, prepend=np.zeros_like(planes[:, :, :1]))
         residual = np.diff(rows, axis=3, prepend=np.zeros_like(rows[..., :1]))
         np.savez(coded / name, residual=residual, labels=labels, approx=np.array([False, True, False]))
+    with pytest.raises(ValueError, match=r"cifar10_train_1\.npz is not the official file"):
+        images.load_images("cifar10", tmp_path / "coded")
+    sums = {name: images.hashlib.sha256((coded / name).read_bytes()).hexdigest() for name in images.CIFAR_NPZ}
+    monkeypatch.setattr(images, "CIFAR_NPZ", sums)
 
+    fingerprints = set()
     for folder in ("plain", "packed", "coded"):
         data = images.load_images("cifar10", tmp_path / folder)
         np.testing.assert_array_equal(np.rint(data.pixels * 255), expected)
         np.testing.assert_array_equal(data.labels, np.concatenate([b[1] for b in blocks]))
-    assert "6 of 60000 images approximate" in data.origin
+        fingerprints.add(data.fingerprint)
+    assert len(fingerprints) == 1, "the same images in other files"
+    assert "6 of 18 images approximate" in data.origin
 
 
 def test_pickles_are_not_opened(tmp_path):

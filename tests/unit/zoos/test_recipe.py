@@ -42,6 +42,10 @@ def test_json_is_canonical():
         ({"widths": (8,), "lr": float("nan")}, "positive"),
         ({"widths": (8,), "num_steps": -1}, "0 or more"),
         ({"widths": (8,), "pixel_min": 1.0}, "must be above"),
+        ({"widths": (8,), "pixel_max": float("inf")}, r"zoo\.pixel_max=inf must be a finite"),
+        ({"widths": (8,), "output_offset": float("nan")}, r"zoo\.output_offset=nan must be a finite"),
+        ({"widths": (8,), "stop_psnr": float("nan")}, r"zoo\.stop_psnr=nan must be a finite"),
+        ({"widths": (8,), "optimizer": "sgd"}, "Choose one of: adam"),
     ],
 )
 def test_bad_values_are_named(values, message):

@@ -1,15 +1,17 @@
 """The DataModule: what a batch is, which order, which images, and what canonicalising and augmenting keep."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, sample_rigid_motion, transform_coordinates
-from nfbench.zoos import SirenZoo
+from nfbench.zoos import SirenZoo, build
 from nfbench.zoos.fit import pixel_grid, render_flat
 from nfbench.zoos.images import load_images
+from nfbench.zoos.store import read_zoo
 
 
 def ready(zoo: SirenZoo) -> SirenZoo:
@@ -152,8 +154,32 @@ def test_standardized_layers(make_zoo):
     train = zoo.tables.ready[torch.from_numpy(zoo.tables.train_rows.ravel())]
     for where in zoo.spec.scalar_slices():
         assert abs(float(train[:, where].mean())) < 1e-4
-        assert float(train[:, where].std()) == pytest.approx(1, abs=1e-3)
+        assert float(train[:, where].std(correction=0)) == pytest.approx(1, abs=1e-3)
         assert len(zoo.tables.std[where].unique()) == 1  # one number a tensor: neurons stay exchangeable
+
+
+def test_standardizing_one_network_gives_no_nan(make_zoo):
+    zoo = make_zoo(standardize="layer", num_views=1)
+    zoo.split = replace(zoo.split, train=zoo.split.train[:1])
+    assert ready(zoo).tables.ready.isfinite().all()
+
+
+def test_file_is_read_once_a_run(make_zoo, monkeypatch):
+    reads = []
+    monkeypatch.setattr(build, "read_zoo", lambda *args: reads.append(1) or read_zoo(*args))
+    zoo = make_zoo(optimizer="adam")
+    for stage in ("fit", "test"):
+        zoo.prepare_data()
+        zoo.setup(stage)
+    assert len(reads) == 1
+    assert zoo._data is None
+
+
+def test_protocol_names_the_images_once_loaded(make_zoo):
+    zoo = make_zoo()
+    assert "images" not in zoo.protocol
+    fingerprint = load_images("digits").fingerprint
+    assert ready(zoo).protocol["images"] == f"scikit-learn load_digits (SHA-256 {fingerprint[:12]})"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +192,11 @@ def test_standardized_layers(make_zoo):
         ({"num_views": 0}, "1 or more"),
         ({"views_per_epoch": 3}, r"between 1 and zoo\.num_views=2"),
         ({"augment_scale": -1.0}, "0 or more"),
+        ({"augment_shift": float("nan")}, r"zoo\.augment_shift=nan"),
+        ({"optimizer": "sgd"}, "Choose one of: adam"),
+        ({"file_name": "../other"}, "plain name"),
+        ({"file_name": ".."}, "plain name"),
+        ({"file_name": "folder/zoo"}, "plain name"),
         ({"split": "nfn"}, r"zoo\.split"),
         ({"num_images": 10**6}, "give 3 to 1797"),
     ],
