@@ -14,13 +14,14 @@ class ModelConfig:
 
 
 @dataclass
-class NfnNpConfig(ModelConfig):
-    """`nfbench.models.nfn.NFNNP`."""
+class NfnConfig(ModelConfig):
+    """`nfbench.models.nfn.NFN`."""
 
-    width: int = MISSING
-    num_layers: int = MISSING
+    layer: str = MISSING
+    widths: list[int] = MISSING
     fourier_size: int = MISSING
     fourier_scale: float = MISSING
+    io: str = MISSING
     io_max_freq: float = MISSING
     io_num_bands: int = MISSING
     pool: str = MISSING
@@ -74,7 +75,7 @@ class NfnGatedConfig(ModelConfig):
 
 
 MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
-    "nfn_np": NfnNpConfig,
+    "nfn": NfnConfig,
     "nfn_gated": NfnGatedConfig,
     "nft": NftConfig,
     "mlp": MlpConfig,

@@ -2,8 +2,8 @@
 
 from nfbench.models.gated import NFNGated
 from nfbench.models.mlp import FlatMLP
-from nfbench.models.nfn import NFNNP
+from nfbench.models.nfn import NFN
 from nfbench.models.nft import NFT
 from nfbench.models.statnn import StatNN
 
-__all__ = ["NFNNP", "NFT", "FlatMLP", "NFNGated", "StatNN"]
+__all__ = ["NFN", "NFT", "FlatMLP", "NFNGated", "StatNN"]

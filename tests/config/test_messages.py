@@ -14,7 +14,7 @@ TYPOS = {
     "size=ful": ["size=ful is unknown", "tiny, cpu, full"],
     "task.report=nfbench.report.inr_clss": ["task.report=nfbench.report.inr_clss", "No module named"],
     "task.metric=test/accuracy": ["task.metric=test/accuracy is unknown", "test/acc"],
-    "model=nftt": ["no model `nftt`", "did you mean nft", "nfn_np, nft"],
+    "model=nftt": ["no model `nftt`", "did you mean nft", "nft, statnn"],
     "zoo=siren_digit": ["no zoo `siren_digit`", "did you mean siren_digits"],
     "task=inr": ["no task `inr`", "inr_cls"],
     "experiment=smok": ["no experiment `smok`", "smoke"],

@@ -40,7 +40,7 @@ def test_it_learns_and_cannot_from_shuffled_targets(composed, small, job, monkey
 def test_weight_decay_acts_on_matrices_only(composed, name: str) -> None:
     from nfbench.config.build import build_model, build_zoo
 
-    cfg = composed(f"model={name}", "model.width=16")
+    cfg = composed(f"model={name}")
     model = build_model(cfg.model, spec=build_zoo(cfg.zoo).spec, out_dim=3)
     decayed, free = ({id(p) for p in group["params"]} for group in decay_groups(model, 0.1))
     assert not decayed & free

@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from nfbench import models
-from nfbench.models import NFNNP, NFT, FlatMLP, NFNGated, StatNN
+from nfbench.models import NFN, NFT, FlatMLP, NFNGated, StatNN
 from nfbench.weightspace import NetworkSpec, random_features
 from nfbench.weightspace.testing import assert_invariant, assert_not_equivariant
 
 BUILD = {
-    "NFNNP": lambda spec: NFNNP(spec, 4, width=8, fourier_size=8, head_width=16),
-    "NFNNP raw, np pool": lambda spec: NFNNP(
-        spec, 4, width=8, fourier_size=0, io_num_bands=0, pool="np", head_width=16
-    ),
+    "NFN": lambda spec: NFN(spec, 4, widths=[8, 6], fourier_size=8, head_width=16),
+    "NFN hnp": lambda spec: NFN(spec, 4, "hnp", widths=[8, 6], fourier_size=8, io="none", head_width=16),
+    "NFN pt": lambda spec: NFN(spec, 4, "pt", widths=[8, 6], fourier_size=8, head_width=16),
+    "NFN embed": lambda spec: NFN(spec, 4, widths=[8, 6], fourier_size=0, io="embed", head_width=16),
+    "NFN raw, np pool": lambda spec: NFN(spec, 4, widths=[8], fourier_size=0, io="none", pool="np", head_width=16),
     "NFT": lambda spec: NFT(spec, 4, width=8, num_blocks=2, num_heads=2, num_queries=3, head_width=16),
     "NFNGated": lambda spec: NFNGated(spec, 4, width=8, num_blocks=2, head_width=16),
     "NFNGated hnp": lambda spec: NFNGated(spec, 4, "hnp", width=8, num_blocks=1, head_width=16),
@@ -50,11 +51,11 @@ def test_shape_and_gradients(name, text):
 def test_invariant_to_hidden_permutations_only(name, dtype):
     assert BUILD[name](NetworkSpec.parse("2-3-1:sine")).symmetry == "invariant"
     assert_invariant(BUILD[name], dtype=dtype)
-    if name != "StatNN":  # it sees each tensor as a set
+    if name not in ("StatNN", "NFN pt"):  # they see each tensor as a set
         assert_not_equivariant(BUILD[name], channels=1)
 
 
-@pytest.mark.parametrize("name", ["NFNNP", "NFT", "FlatMLP"])
+@pytest.mark.parametrize("name", ["NFN", "NFN hnp", "NFN pt", "NFN embed", "NFT", "FlatMLP"])
 def test_inputs_and_outputs_are_told_apart(name):
     assert_not_equivariant(BUILD[name], channels=1, change="io")
 
@@ -87,15 +88,29 @@ def test_mlp_aug_permutes_in_training_only():
 def test_published_sizes():
     assert count(StatNN(NetworkSpec.parse("1-16c3-16c3-16c3-10:relu"), 1)) == 1_059_001
     mnist, cifar = NetworkSpec.parse("2-32-32-1:sine"), NetworkSpec.parse("2-32-32-3:sine")
-    assert count(NFNNP(mnist, 10)) == 45_668_650
-    assert count(NFNNP(cifar, 10)) == 47_716_650
+    assert count(NFN(mnist, 10)) == 45_668_650
+    assert count(NFN(cifar, 10)) == 47_716_650
+    assert count(NFN(mnist, 10, "hnp", io="none")) == 68_844_330
+    assert count(NFN(cifar, 10, "hnp", io="none")) == 135_126_826
+    cnn = {
+        "spec": NetworkSpec.parse("1-16c3-16c3-16c3-10:relu"),
+        "out_dim": 1,
+        "widths": [16, 16, 5],
+        "fourier_size": 0,
+    }
+    assert count(NFN(layer="hnp", io="none", **cnn)) == 2_811_743
+    assert count(NFN(layer="np", io="embed", **cnn)) == 2_031_390
+    assert count(NFN(layer="pt", io="none", **cnn)) == 1_341_481
     assert count(FlatMLP(mnist, 10)) == 2_197_010
     assert count(FlatMLP(cifar, 10)) == 2_263_010
 
 
 def test_bad_arguments_say_what_is_allowed():
     spec = NetworkSpec.parse("2-3-1:sine")
-    with pytest.raises(ValueError, match="one of hnp, np"):
-        NFNNP(spec, 4, pool="mean")
+    for wrong in ({"pool": "mean"}, {"layer": "linear"}, {"io": "sin"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            NFN(spec, 4, **wrong)
+    with pytest.raises(ValueError, match="layer='hnp' goes with"):
+        NFN(spec, 4, "hnp", io="embed")
     with pytest.raises(ValueError, match="even, got 7"):
         NFT(spec, 4, width=7)

@@ -1,0 +1,44 @@
+"""The numbers in the README are those of the committed results."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+ROW = re.compile(r"^\| `(\w+)` \| ([\d.]+) ± ([\d.]+) \| ([\d, .]+) \| (\d+) s \| (\d+) MB \|", re.MULTILINE)
+
+
+def demo_results():
+    found = [
+        json.loads(path.read_text()) for path in sorted((ROOT / "results" / "inr_cls").glob("*siren_digits*.json"))
+    ]
+    return {model: [r for r in found if r["model"] == model] for model in {r["model"] for r in found}}
+
+
+def test_the_demo_table_is_what_the_results_say():
+    rows = {row[0]: row[1:] for row in ROW.findall(README)}
+    results = demo_results()
+    assert set(rows) == set(results)
+    for model, runs in results.items():
+        assert [r["seed"] for r in runs] == [0, 1, 2]
+        accuracies = [100 * r["metrics"]["test/acc"] for r in runs]
+        mean, std, each, wall, memory = rows[model]
+        assert float(mean) == pytest.approx(statistics.mean(accuracies), abs=0.051)
+        assert float(std) == pytest.approx(statistics.stdev(accuracies), abs=0.051)
+        assert [float(one) for one in each.split(",")] == pytest.approx(accuracies, abs=0.051)
+        assert int(wall) == pytest.approx(statistics.mean(r["wall_s"] for r in runs), abs=0.51)
+        assert int(memory) == pytest.approx(max(r["peak_memory_mb"] for r in runs), abs=0.51)
+
+
+def test_the_speed_table_is_what_the_benchmark_says():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "siren_fit.json").read_text())
+    for row in rows:
+        if row["case"].startswith("2-32-32-1, 784 pixels, kernel"):
+            assert f"{row['ours_s'] * 1e3:.4f} ms" in README
+            assert f"{row['other_s'] * 1e3:.3f} ms" in README
+            assert f"{row['ratio']:.1f}x" in README
+            assert f"{row['floor_s'] * 1e3:.3f} ms" in README
