@@ -1,4 +1,4 @@
-"""Copies the summary of finished runs, without weights, to results/<task>/<name>.json, where published numbers come from.
+"""Copies summaries of finished runs, without weights, to results/<task>/<name>.json: published numbers are read there.
 
 python scripts/publish.py outputs/inr_cls/nft-siren_digits-seed0-1a2b3c4d ...
 """
