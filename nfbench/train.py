@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from nfbench import __version__
+from nfbench.allocator import keep_freed_memory
 from nfbench.config.build import build_model, build_task, build_trainer, build_zoo
 from nfbench.config.errors import did_you_mean
 from nfbench.config.identity import config_hash, identity
@@ -112,6 +113,7 @@ def _run(
     report: ModuleType | None,
 ) -> dict[str, Any]:
     quiet_lightning()
+    keep_freed_memory()
     reset_peak_memory()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)

@@ -68,17 +68,27 @@ def _gather(weights: Sequence[Tensor], biases: Sequence[Tensor], i: int) -> Tens
     return tokens
 
 
-def _scatter(tokens: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], i: int) -> None:
-    """Hands tokens of neuron layer i back; called for i = 0, 1, ..., a weight is first set as rows, then added to."""
-    start = 0
-    if i > 0:
-        columns, bias = _columns(weights[i - 1]), _bias(biases[i - 1])
-        start = columns.shape[-3]
-        columns += tokens.narrow(-3, 0, start)
-        bias.copy_(tokens.narrow(-3, start, 1))
-        start += 1
-    if i < len(weights):
-        _rows(weights[i]).copy_(tokens.narrow(-3, start, tokens.shape[-3] - start))
+class _Scatter:
+    """Hands the tokens of neuron layers 0, 1, ... back to weights and biases, rows and columns of a weight added up.
+
+    They are added in the order of tokens, in place, and moved once: adding to a weight in its own order is slow.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        self.weights, self.biases = weights, biases
+        self.rows: Tensor | None = None  # of the weight whose columns are in the tokens to come
+
+    def add(self, tokens: Tensor, i: int) -> None:
+        start = 0
+        if i > 0:
+            assert self.rows is not None
+            start = self.rows.shape[-2]
+            self.rows += tokens.narrow(-3, 0, start).transpose(-3, -2)
+            _rows(self.weights[i - 1]).copy_(self.rows)
+            _bias(self.biases[i - 1]).copy_(tokens.narrow(-3, start, 1))
+            start += 1
+        if i < len(self.weights):
+            self.rows = tokens.narrow(-3, start, tokens.shape[-3] - start)
 
 
 class _CrossAttention(torch.autograd.Function):
@@ -87,6 +97,7 @@ class _CrossAttention(torch.autograd.Function):
         qkv_w, qkv_b = qkv[:num_layers], qkv[num_layers:]
         out_w = [w.new_empty(*w.shape[:3], *w.shape[4:]) for w in qkv_w]
         out_b = [b.new_empty(*b.shape[:2], *b.shape[3:]) for b in qkv_b]
+        scatter = _Scatter(out_w, out_b)
         saved: list[Tensor] = []
         for i in range(num_layers + 1):
             tokens = _gather(qkv_w, qkv_b, i)  # (3, B, H, N, n_i, D)
@@ -94,7 +105,7 @@ class _CrossAttention(torch.autograd.Function):
             scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1).to(tokens.dtype)
             keep = torch.empty_like(scores).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
             out = torch.bmm(scores if keep is None else scores * keep, v)
-            _scatter(out.view(tokens.shape[1:]), out_w, out_b, i)
+            scatter.add(out.view(tokens.shape[1:]), i)
             saved += [tokens, scores] if keep is None else [tokens, scores, keep]
         ctx.save_for_backward(*saved)
         ctx.num_layers = num_layers
@@ -108,6 +119,7 @@ class _CrossAttention(torch.autograd.Function):
         grad_w, grad_b = grads[:num_layers], grads[num_layers:]
         to_w = [g.new_empty(*g.shape[:3], 3, *g.shape[3:]) for g in grad_w]
         to_b = [g.new_empty(*g.shape[:2], 3, *g.shape[2:]) for g in grad_b]
+        scatter = _Scatter(to_w, to_b)
         for i in range(num_layers + 1):
             tokens, scores, *keep = ctx.saved_tensors[i * per_layer : (i + 1) * per_layer]
             q, k, v = tokens.flatten(-2).flatten(1, 2)
@@ -123,5 +135,5 @@ class _CrossAttention(torch.autograd.Function):
             grad_scores *= scores * q.shape[-1] ** -0.5
             torch.bmm(grad_scores, k, out=to_q)
             torch.bmm(grad_scores.transpose(1, 2), q, out=to_k)
-            _scatter(grad_tokens, to_w, to_b, i)
+            scatter.add(grad_tokens, i)
         return (None, None, *to_w, *to_b)

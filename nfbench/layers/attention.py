@@ -5,6 +5,8 @@ B networks, H heads, D channels of a head, C = H * D, R rows, S columns, K kerne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from nfbench.layers.attend import cross_attention
 from nfbench.layers.linear import Pointwise
 from nfbench.layers.norm import ChannelLayerNorm
+from nfbench.layers.product import Linear, linear
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
 POINT_HEADS = ("averages", "all", "none")
@@ -71,48 +74,43 @@ class NPAttention(nn.Module):
             raise ValueError(f"share_projections=True needs dense layers, got {spec}; set it to False")
         self.spec, self.channels, self.num_heads, self.dropout = spec, channels, num_heads, dropout
         if self.share_projections:
-            self.to_qkv = nn.Linear(channels, 3 * channels)
+            self.to_qkv = Linear(channels, 3 * channels)
         else:
             taps = [layer.taps for layer in spec.layers]
-            self.weight_to_qkv = nn.ModuleList(nn.Linear(k * channels, 3 * channels) for k in taps)
-            self.bias_to_qkv = nn.ModuleList(nn.Linear(channels, 3 * channels) for _ in taps)
-            self.unproject = nn.ModuleList(nn.Linear(channels, k * channels) for k in taps)
+            self.weight_to_qkv = nn.ModuleList(Linear(k * channels, 3 * channels) for k in taps)
+            self.bias_to_qkv = nn.ModuleList(Linear(channels, 3 * channels) for _ in taps)
+            self.unproject = nn.ModuleList(Linear(channels, k * channels) for k in taps)
 
-    def _project(self, x: WeightSpaceFeatures) -> tuple[list[Tensor], list[Tensor]]:
+    def _project(self, w_BRSF: Sequence[Tensor], b_BRC: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Queries, keys and values: of weights (B, R, S, 3, H, D), of biases (B, R, 3, H, D)."""
-        w_BRSF = [w.flatten(-2) for w in x.weights]
         if self.share_projections:
-            weights, biases = [self.to_qkv(w) for w in w_BRSF], [self.to_qkv(b) for b in x.biases]
+            weights, biases = [self.to_qkv(w) for w in w_BRSF], [self.to_qkv(b) for b in b_BRC]
         else:
-            weights = [linear(w) for linear, w in zip(self.weight_to_qkv, w_BRSF, strict=True)]
-            biases = [linear(b) for linear, b in zip(self.bias_to_qkv, x.biases, strict=True)]
+            weights = [to_qkv(w) for to_qkv, w in zip(self.weight_to_qkv, w_BRSF, strict=True)]
+            biases = [to_qkv(b) for to_qkv, b in zip(self.bias_to_qkv, b_BRC, strict=True)]
         heads = (3, self.num_heads, self.channels // self.num_heads)
         return [w.unflatten(-1, heads) for w in weights], [b.unflatten(-1, heads) for b in biases]
 
-    def _from_averages(self, qkv_w: list[Tensor], qkv_b: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Attention between the means of all tensors: (B, 1, 1, C) for each weight, (B, 1, C) for each bias."""
-        means = [m for w, b in zip(qkv_w, qkv_b, strict=True) for m in (w.mean((1, 2)), b.mean(1))]
-        q, k, v = torch.stack(means, 1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, 2 L, D): w_1, v_1, w_2, ...
-        out_BC = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).unbind(1)
-        return [t[:, None, None] for t in out_BC[::2]], [t[:, None] for t in out_BC[1::2]]
-
-    def _from_all(self, qkv_w: list[Tensor], qkv_b: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Attention between all single entries: (B, R, S, C) for each weight, (B, R, C) for each bias."""
+    def _between_all(self, qkv_w: Sequence[Tensor], qkv_b: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Attention between all entries: (B, R, S, C) for each weight, (B, R, C) for each bias."""
         flat = [t for w, b in zip(qkv_w, qkv_b, strict=True) for t in (w.flatten(1, 2), b)]
         q, k, v = torch.cat(flat, 1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, entries, D)
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).split([t.shape[1] for t in flat], 1)
         return [t.unflatten(1, w.shape[1:3]) for t, w in zip(out[::2], qkv_w, strict=True)], list(out[1::2])
 
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
-        qkv_w, qkv_b = self._project(x)
+        w_BRSF = [w.flatten(-2) for w in x.weights]
         terms: list[tuple[list[Tensor], list[Tensor]]] = []
+        if self.cross_term or self.point_head == "all":
+            qkv_w, qkv_b = self._project(w_BRSF, x.biases)
         if self.cross_term:
             from_w, from_b = cross_attention(qkv_w, qkv_b, self.dropout if self.training else 0.0)
             terms.append(([w.flatten(3) for w in from_w], [b.flatten(2) for b in from_b]))
-        if self.point_head == "averages":
-            terms.append(self._from_averages(qkv_w, qkv_b))
+        if self.point_head == "averages":  # the mean of a linear map is the map of the mean, which is smaller
+            means_w = [w.sum((1, 2), keepdim=True) * (1 / (w.shape[1] * w.shape[2])) for w in w_BRSF]
+            terms.append(self._between_all(*self._project(means_w, [b.mean(1, keepdim=True) for b in x.biases])))
         elif self.point_head == "all":
-            terms.append(self._from_all(qkv_w, qkv_b))
+            terms.append(self._between_all(qkv_w, qkv_b))
         # The authors map rows, columns and the third head to the taps one by one, and so add that map's bias each time.
         num_biases = 2 * self.cross_term + (self.point_head != "none")
 
@@ -125,7 +123,7 @@ class NPAttention(nn.Module):
             if not self.share_projections:
                 unproject = self.unproject[i]
                 assert isinstance(unproject, nn.Linear)
-                y_BRSC = F.linear(y_BRSC, unproject.weight, num_biases * unproject.bias)
+                y_BRSC = linear(y_BRSC, unproject.weight, num_biases * unproject.bias)
             weights.append(y_BRSC.unflatten(-1, (layer.taps, self.channels)))
             biases.append(bias_BRC.expand(-1, layer.out_size, -1))
         return WeightSpaceFeatures(x.spec, tuple(weights), tuple(biases))
@@ -143,6 +141,8 @@ class NFTBlock(nn.Module):
         num_heads: heads of the attention.
         ff_factor: hidden channels of the feed-forward part, as a multiple of C.
         dropout: after attention and feed-forward, and on attention weights.
+        cross_term: of the attention, see `NPAttention`.
+        point_head: of the attention, see `NPAttention`.
 
     Shapes:
         weights (B, R, S, K, C), biases (B, R, C) -> the same.
@@ -151,11 +151,18 @@ class NFTBlock(nn.Module):
     symmetry = "np"
 
     def __init__(
-        self, spec: NetworkSpec, channels: int, num_heads: int = 8, ff_factor: int = 4, dropout: float = 0.0
+        self,
+        spec: NetworkSpec,
+        channels: int,
+        num_heads: int = 8,
+        ff_factor: int = 4,
+        dropout: float = 0.0,
+        cross_term: bool = True,
+        point_head: str = "averages",
     ) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelLayerNorm(spec, channels), ChannelLayerNorm(spec, channels)
-        self.attention = NPAttention(spec, channels, num_heads, dropout)
+        self.attention = NPAttention(spec, channels, num_heads, dropout, cross_term, point_head)
         self.expand = Pointwise(spec, channels, ff_factor * channels)
         self.contract = Pointwise(spec, ff_factor * channels, channels)
         self.dropout = nn.Dropout(dropout)

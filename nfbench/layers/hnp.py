@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nfbench.layers.linear import map_and_broadcast
+from nfbench.layers.product import Linear
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
 
@@ -46,7 +47,10 @@ class HNPLinear(nn.Module):
     def __init__(self, spec: NetworkSpec, in_channels: int, out_channels: int, full_span: bool = False) -> None:
         super().__init__()
         if spec.num_layers < 2:
-            raise ValueError(f"HNPLinear needs at least one hidden neuron layer, got {spec}; use NPLinear or Pointwise")
+            raise ValueError(
+                f"HNPLinear needs at least one hidden neuron layer, got {spec}; use NPLinear or Pointwise (in models: "
+                "layer='np' or 'pt')"
+            )
         self.spec, self.in_channels, self.out_channels = spec, in_channels, out_channels
         self.full_span = full_span
         num_layers, n_in, n_out = spec.num_layers, spec.sizes[0], spec.sizes[-1]
@@ -63,14 +67,14 @@ class HNPLinear(nn.Module):
             whole = sum(sizes.values())
             own_in = whole - (0 if full_span or i > 1 else sizes["col_mean"])
             next_in = whole - (0 if full_span or i < num_layers - 1 else sizes["row_mean"] + sizes["bias"])
-            own.append(nn.Linear(own_in, fill[i - 1] + out_channels))
-            following.append(nn.Linear(next_in, fill[i]))
+            own.append(Linear(own_in, fill[i - 1] + out_channels))
+            following.append(Linear(next_in, fill[i]))
             if i > 1:
-                entry.append(nn.Linear(f_in[i - 1], f_out[i - 1]))
+                entry.append(Linear(f_in[i - 1], f_out[i - 1]))
         self._global_sizes = [size for f in fill[:-1] for size in (f, out_channels)]
         self._global_sizes += [fill[-1], n_out * out_channels]
         pooled_in = n_in * f_in[0] + n_out * (f_in[-1] + in_channels) + sum(f_in) + num_layers * in_channels
-        self.pooled = nn.Linear(pooled_in, sum(self._global_sizes))
+        self.pooled = Linear(pooled_in, sum(self._global_sizes))
         self._reset(own, following, entry)
         self.own, self.following, self.entry = nn.ModuleList(own), nn.ModuleList(following), nn.ModuleList(entry)
 

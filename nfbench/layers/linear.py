@@ -7,11 +7,13 @@ A layer's weight is (B, R, S, K, C); its taps and channels together, (B, R, S, F
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nfbench.layers.product import Linear, linear, linear_backward
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
 
@@ -25,7 +27,7 @@ class _MapAndBroadcast(torch.autograd.Function):
 
     @staticmethod
     def forward(x_BRSF: Tensor, weight_GF: Tensor, over_rows_BRG: Tensor, over_cols_BSG: Tensor) -> Tensor:
-        y_BRSG = torch.matmul(x_BRSF, weight_GF.t())
+        y_BRSG = linear(x_BRSF, weight_GF)
         y_BRSG += over_rows_BRG.unsqueeze(2)
         y_BRSG += over_cols_BSG.unsqueeze(1)
         return y_BRSG
@@ -39,9 +41,10 @@ class _MapAndBroadcast(torch.autograd.Function):
     def backward(ctx: Any, grad_BRSG: Tensor) -> tuple[Tensor | None, ...]:
         x_BRSF, weight_GF = ctx.saved_tensors
         need_x, need_weight, need_rows, need_cols = ctx.needs_input_grad
+        grad_x, grad_weight = linear_backward(grad_BRSG, x_BRSF, weight_GF, (need_x, need_weight))
         return (
-            torch.matmul(grad_BRSG, weight_GF) if need_x else None,
-            torch.matmul(grad_BRSG.flatten(0, -2).t(), x_BRSF.flatten(0, -2)) if need_weight else None,
+            grad_x,
+            grad_weight,
             grad_BRSG.sum(2) if need_rows else None,
             grad_BRSG.sum(1) if need_cols else None,
         )
@@ -92,7 +95,7 @@ class NPLinear(nn.Module):
         f_in = [k * in_channels for k in taps]
         f_out = [k * out_channels for k in taps]
 
-        entry = [nn.Linear(i, o) for i, o in zip(f_in, f_out, strict=True)]  # A_i
+        entry = [Linear(i, o) for i, o in zip(f_in, f_out, strict=True)]  # A_i
         # One map for each neuron layer i = 0..L, outputs [C_i for W_i | E_i for v_i | R_{i+1} for W_{i+1}].
         neuron: list[nn.Linear] = []
         self._neuron_sizes: list[list[int]] = []
@@ -102,10 +105,10 @@ class NPLinear(nn.Module):
             if i < num_layers:
                 into.append(f_in[i])
                 out.append(f_out[i])
-            neuron.append(nn.Linear(sum(into), sum(out)))
+            neuron.append(Linear(sum(into), sum(out)))
             self._neuron_sizes.append(out)
         self._global_sizes = [size for f in f_out for size in (f, out_channels)]  # [B_i | F_i]
-        self.pooled = nn.Linear(sum(f_in) + num_layers * in_channels, sum(self._global_sizes))
+        self.pooled = Linear(sum(f_in) + num_layers * in_channels, sum(self._global_sizes))
         self._reset(entry, neuron, init)
         self.entry, self.neuron = nn.ModuleList(entry), nn.ModuleList(neuron)
         self.io_embed = io_embed
@@ -116,7 +119,7 @@ class NPLinear(nn.Module):
             self.out_bias_embed = nn.Parameter(torch.randn(last.out_size, in_channels))
 
     @torch.no_grad()
-    def _reset(self, entries: list[nn.Linear], neurons: list[nn.Linear], init: str) -> None:
+    def _reset(self, entries: Sequence[nn.Linear], neurons: Sequence[nn.Linear], init: str) -> None:
         """Scales every sub-map by the fan-in of all the sub-maps that are added up in one output."""
         if init not in ("fan_in", "kaiming"):
             raise ValueError(f"init must be 'fan_in' or 'kaiming', got {init!r}")
@@ -198,8 +201,8 @@ class Pointwise(nn.Module):
         super().__init__()
         self.spec, self.in_channels, self.out_channels = spec, in_channels, out_channels
         taps = [layer.taps for layer in spec.layers]
-        self.weight_maps = nn.ModuleList(nn.Linear(k * in_channels, k * out_channels) for k in taps)
-        self.bias_maps = nn.ModuleList(nn.Linear(in_channels, out_channels) for _ in taps)
+        self.weight_maps = nn.ModuleList(Linear(k * in_channels, k * out_channels) for k in taps)
+        self.bias_maps = nn.ModuleList(Linear(in_channels, out_channels) for _ in taps)
 
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:
         weights = tuple(

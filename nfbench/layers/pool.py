@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nfbench.layers.product import Linear
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
 
@@ -38,29 +39,34 @@ class HNPPool(nn.Module):
 
     Shapes:
         weights (B, R, S, K, C), biases (B, R, C) -> (B, num_outputs, C). A 2-32-32-1 network gives 7, a 2-32-32-3
-        network 11, the Small CNN Zoo's 50. Invariant to hidden-neuron permutations.
-
-    Raises:
-        ValueError: a network without hidden neurons.
+        network 11, the Small CNN Zoo's 50. Invariant to hidden-neuron permutations. Of a network of one layer, which
+        has no hidden neurons, the means of rows and columns and the bias.
     """
 
     symmetry = "hnp"
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        if spec.num_layers < 2:
-            raise ValueError(f"HNPPool needs at least one hidden neuron layer, got {spec}; use NPPool")
-        first, *middle, last = spec.layers
-        self.num_outputs = first.in_size * first.taps + 1 + last.out_size * (last.taps + 1)
-        self.num_outputs += sum(layer.taps + 1 for layer in middle)
+        first, last = spec.layers[0], spec.layers[-1]
+        self.num_outputs = first.in_size * first.taps + last.out_size * (last.taps + 1)
+        if spec.num_layers > 1:
+            self.num_outputs += 1 + sum(layer.taps + 1 for layer in spec.layers[1:-1])
 
     def forward(self, x: WeightSpaceFeatures) -> Tensor:
-        first, *middle, last = x.weights
-        parts = [first.mean(1).flatten(1, 2), x.biases[0].mean(1, keepdim=True)]
-        for w_BRSKC, bias_BRC in zip(middle, x.biases[1:-1], strict=True):
-            parts += [w_BRSKC.mean((1, 2)), bias_BRC.mean(1, keepdim=True)]
-        parts += [last.mean(2).flatten(1, 2), x.biases[-1]]
+        parts = [x.weights[0].mean(1).flatten(1, 2)]
+        for i, bias_BRC in enumerate(x.biases[:-1]):
+            parts += [x.weights[i].mean((1, 2))] if i > 0 else []
+            parts.append(bias_BRC.mean(1, keepdim=True))
+        parts += [x.weights[-1].mean(2).flatten(1, 2), x.biases[-1]]
         return torch.cat(parts, 1)
+
+
+class _GEGLU(nn.Module):
+    """a * gelu(b), a and b the halves of the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return a * F.gelu(b)
 
 
 class CrossAttentionPool(nn.Module):
@@ -74,6 +80,7 @@ class CrossAttentionPool(nn.Module):
         num_heads: heads of the cross-attention, a divisor of C.
         ff_factor: hidden width of the feed-forward part, as a multiple of C.
         dropout: of the feed-forward part.
+        gated: GEGLU in the feed-forward part in place of GELU. With it and one head this is the authors' pooling.
 
     Shapes:
         weights (B, R, S, K, C), biases (B, R, C) -> (B, M, C). Invariant to permutations of all neuron layers.
@@ -85,7 +92,13 @@ class CrossAttentionPool(nn.Module):
     symmetry = "np"
 
     def __init__(
-        self, channels: int, num_queries: int, num_heads: int = 4, ff_factor: int = 4, dropout: float = 0.0
+        self,
+        channels: int,
+        num_queries: int,
+        num_heads: int = 4,
+        ff_factor: int = 4,
+        dropout: float = 0.0,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if channels % num_heads:
@@ -93,15 +106,15 @@ class CrossAttentionPool(nn.Module):
         self.num_heads, self.num_outputs = num_heads, num_queries
         self.queries = nn.Parameter(torch.randn(num_queries, channels))
         self.norm_queries, self.norm_tokens = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_kv = nn.Linear(channels, 2 * channels, bias=False)
-        self.project = nn.Linear(channels, channels)
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_kv = Linear(channels, 2 * channels, bias=False)
+        self.project = Linear(channels, channels)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(channels),
-            nn.Linear(channels, ff_factor * channels),
-            nn.GELU(),
+            Linear(channels, (1 + gated) * ff_factor * channels),
+            _GEGLU() if gated else nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(ff_factor * channels, channels),
+            Linear(ff_factor * channels, channels),
         )
 
     def forward(self, x: WeightSpaceFeatures) -> Tensor:

@@ -1,4 +1,9 @@
-"""With copied parameters, outputs and gradients equal the authors' layers (PyPI `nfn` 0.1.2), to 1e-9 in float64."""
+"""With copied parameters, outputs and gradients equal the authors' layers (PyPI `nfn` 0.1.2), to 1e-9 in float64.
+
+Gradients with respect to the input, and to every parameter.
+"""
+
+import copy
 
 import pytest
 import torch
@@ -53,29 +58,61 @@ def from_theirs(spec, y):
     return WeightSpaceFeatures(spec, tuple(weights), tuple(b.transpose(1, 2) for b in y.biases))
 
 
-def compare(spec, ours, theirs, channels, back=from_theirs):
-    """Outputs, and their gradients with respect to the input."""
+def assert_close(a, b, what):
+    assert a.shape == b.shape, what
+    assert (a - b).abs().max() <= 1e-9 * b.abs().max().clamp_min(1), what
+
+
+def compare(spec, ours, theirs, channels, back=from_theirs, parameters=False):
+    """Outputs, and the gradients of a random sum of them with respect to the input and, if asked, all parameters."""
     generator = torch.Generator().manual_seed(1)
     flat = random_features(spec, 2, channels, generator, F64).flatten().requires_grad_()
     x = WeightSpaceFeatures.from_flat(spec, flat)
     got, wanted = ours(x), back(spec, theirs(to_theirs(x)))
     if isinstance(got, WeightSpaceFeatures):
         got, wanted = got.flatten(), wanted.flatten()
-    assert got.shape == wanted.shape
+    assert_close(got, wanted, "outputs")
     weights = torch.randn(got.shape, generator=generator, dtype=F64)
-    pairs = [(got, wanted), [torch.autograd.grad((y * weights).sum(), flat)[0] for y in (got, wanted)]]
-    for a, b in pairs:
-        assert (a - b).abs().max() <= 1e-9 * b.abs().max().clamp_min(1)
+    of_ours, of_theirs = (
+        torch.autograd.grad((y * weights).sum(), [flat, *(layer.parameters() if parameters else [])])
+        for y, layer in ((got, ours), (wanted, theirs))
+    )
+    assert_close(of_ours[0], of_theirs[0], "gradients of the input")
+    if parameters:
+        compare_parameter_gradients(ours, of_ours[1:], theirs, of_theirs[1:])
+
+
+def compare_parameter_gradients(ours, of_ours, theirs, of_theirs):
+    """The two nets have the same numbers as parameters, ours in other places and none twice (`copy_and_compare` asserts
+    both), so their gradients are the same numbers too, and go to their places as the parameters do.
+    """
+    gradients = copy.deepcopy(ours)
+    gradients.load_state_dict({name: g for (name, _), g in zip(ours.named_parameters(), of_ours, strict=True)})
+    placed = to_nfn_state_dict(gradients)
+    for (name, _), gradient in zip(theirs.named_parameters(), of_theirs, strict=True):
+        assert_close(placed[name].reshape(gradient.shape), gradient, f"gradient of {name}")
+    assert any(gradient.any() for gradient in of_theirs)
 
 
 def copy_and_compare(spec, ours, theirs, channels):
     ours, theirs = ours.to(F64), theirs.to(F64)
     ours.load_state_dict(from_nfn_state_dict(ours, theirs.state_dict()))
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
-    compare(spec, ours, theirs, channels)
     back = to_nfn_state_dict(ours)
     for key, tensor in theirs.state_dict().items():
         assert torch.equal(back[key].reshape(tensor.shape), tensor), key
+    compare(spec, ours, theirs, channels, parameters=True)
+
+
+def test_a_gradient_in_another_place_is_noticed():
+    spec = NetworkSpec.parse("2-3-1:sine")
+    ours, theirs = NPLinear(spec, 3, 2).to(F64), nfn_layers.NPLinear(their_spec(spec), 3, 2).to(F64)
+    zeros = [torch.zeros_like(p) for p in theirs.parameters()]
+    of_ours = {name: torch.zeros_like(p) for name, p in ours.named_parameters()}
+    for name in of_ours:
+        changed = of_ours | {name: of_ours[name].clone().index_fill_(0, torch.tensor(0), 1.0)}
+        with pytest.raises(AssertionError, match="gradient of"):
+            compare_parameter_gradients(ours, [*changed.values()], theirs, zeros)
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])

@@ -130,8 +130,8 @@ def test_bad_arguments_say_what_is_allowed():
         CrossAttentionPool(6, 2, num_heads=4)
     with pytest.raises(ValueError, match="set it to False"):
         NPAttention(NetworkSpec.parse("2-3c3-1"), 4, 2, share_projections=True)
-    with pytest.raises(ValueError, match="use NPPool"):
-        HNPPool(NetworkSpec.parse("2-3"))
+    with pytest.raises(ValueError, match="use NPLinear or Pointwise"):
+        HNPLinear(NetworkSpec.parse("2-3"), 4, 4)
 
 
 @pytest.mark.parametrize("text", ["2-3-2:sine", "3-2-1-2:sine", "2-3c1x2-2:relu"])
