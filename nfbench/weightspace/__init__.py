@@ -1,22 +1,43 @@
 """Weight spaces: which networks there are, batches of their weights, and the symmetries between them."""
 
-from nfbench.weightspace.augment import sample_rigid_motion, transform_coordinates
+from nfbench.weightspace.augment import (
+    Mixup,
+    SineSymmetry,
+    add_noise,
+    drop_weights,
+    sample_flips,
+    sample_rigid_motion,
+    sample_spatial_motion,
+    transform_coordinates,
+)
 from nfbench.weightspace.canonicalise import canonicalize
 from nfbench.weightspace.features import WeightSpaceFeatures, ZooBatch, random_features
+from nfbench.weightspace.importing import read_networks
 from nfbench.weightspace.permute import NeuronPermutation, permute_uncoupled
+from nfbench.weightspace.render import CellRenderer, nearest_cells, render
 from nfbench.weightspace.spec import ACTIVATIONS, LayerSpec, NetworkSpec, random_spec
 
 __all__ = [
     "ACTIVATIONS",
+    "CellRenderer",
     "LayerSpec",
+    "Mixup",
     "NetworkSpec",
     "NeuronPermutation",
+    "SineSymmetry",
     "WeightSpaceFeatures",
     "ZooBatch",
+    "add_noise",
     "canonicalize",
+    "drop_weights",
+    "nearest_cells",
     "permute_uncoupled",
     "random_features",
     "random_spec",
+    "read_networks",
+    "render",
+    "sample_flips",
     "sample_rigid_motion",
+    "sample_spatial_motion",
     "transform_coordinates",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -68,14 +69,17 @@ class WeightSpaceFeatures:
     def from_state_dicts(cls, spec: NetworkSpec, states: Sequence[Mapping[str, Tensor]]) -> WeightSpaceFeatures:
         """From the `state_dict()` of each network, C = 1. Only the order weight, bias, ... counts, not the names.
 
+        A layer without bias gets one of zeros. Networks with batch norm are read by `read_networks`.
+
         Raises:
             ValueError: an empty sequence, or a tensor that does not fit, named.
         """
         if not states:
             raise ValueError("no networks given: pass at least one state dict")
-        for state in states:
+        complete = [_add_biases(state) for state in states]
+        for state in complete:
             spec.check_state_dict(state)
-        return cls.from_flat(spec, torch.stack([torch.cat([t.flatten() for t in s.values()]) for s in states]))
+        return cls.from_flat(spec, torch.stack([torch.cat([t.flatten() for t in s.values()]) for s in complete]))
 
     def to_state_dicts(self, names: Sequence[str] | None = None) -> list[dict[str, Tensor]]:
         """The inverse of `from_state_dicts`: one dict of tensors in PyTorch's shapes for each network.
@@ -168,12 +172,22 @@ class WeightSpaceFeatures:
         return self
 
 
+def _add_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adds zeros where a weight, which always has more than one dimension, is followed by another one or by nothing."""
+    complete: dict[str, Tensor] = {}
+    for (name, tensor), following in zip_longest(state.items(), [*state.values()][1:]):
+        complete[name] = tensor
+        if tensor.ndim > 1 and (following is None or following.ndim > 1):
+            complete[f"{name} (zero bias)"] = tensor.new_zeros(len(tensor))
+    return complete
+
+
 class ZooBatch(NamedTuple):
     """What a zoo hands to a task.
 
     Attributes:
         features: the networks, C = 1.
-        target: (B,) class index (int64) or value (float32).
+        target: (B,) class index (int64) or value (float32); (B, classes) float32 shares where networks were mixed.
         index: (B,) int64, which item of the data set the network belongs to.
         view: (B,) int64, which of that item's networks.
     """

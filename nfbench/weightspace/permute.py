@@ -50,7 +50,14 @@ class NeuronPermutation:
         return cls(tuple(indices))
 
     def apply(self, features: WeightSpaceFeatures) -> WeightSpaceFeatures:
-        """Permutes rows, columns and biases: W'[r, s] = W[p_i(r), p_{i-1}(s)], v'[r] = v[p_i(r)]."""
+        """Permutes rows, columns and biases: W'[r, s] = W[p_i(r), p_{i-1}(s)], v'[r] = v[p_i(r)].
+
+        Raises:
+            ValueError: permutations for other networks.
+        """
+        sizes = tuple(p.shape[1] for p in self.indices)
+        if sizes != features.spec.sizes:
+            raise ValueError(f"the permutations are of {sizes} neurons, but the networks are {features.spec}")
         batch = torch.arange(features.batch_size, device=features.weights[0].device)[:, None]
         idx = [p.to(batch.device) for p in self.indices]
         weights = tuple(

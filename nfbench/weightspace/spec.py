@@ -14,19 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS = ("sine", "relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "identity")
+from nfbench.weightspace.modules import find_layers
 
-_MODULE_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.Tanh: "tanh",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Sigmoid: "sigmoid",
-    nn.Identity: "identity",
-}
-# Modules without parameters that only change the shape of activations, so the weight space does not see them.
-_TRANSPARENT = (nn.Flatten, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+ACTIVATIONS = ("sine", "relu", "leaky_relu", "tanh", "gelu", "silu", "sigmoid", "identity")
 _LAYER_TEXT = re.compile(r"^(\d+)(?:c(\d+)(?:x(\d+))?)?$")
 
 
@@ -71,7 +61,7 @@ class LayerSpec:
 class NetworkSpec:
     """A feed-forward network: its layers from input to output, and the activation between them.
 
-    Every layer has a bias; a network without one is described with biases of zero, which is the same function.
+    Every layer has a bias; a network without one is read with biases of zero, which is the same function.
 
     Args:
         layers: at least one layer; each takes as many inputs as the one before it gives.
@@ -120,51 +110,19 @@ class NetworkSpec:
         return cls(tuple(layers), activation or "relu")
 
     @classmethod
-    def from_module(cls, module: nn.Sequential, activation: str | None = None) -> NetworkSpec:
-        """The spec of an `nn.Sequential` of Linear or Conv2d layers with one activation between any two.
+    def from_module(cls, module: nn.Module, activation: str | None = None) -> NetworkSpec:
+        """The spec of a network that `nfbench.weightspace.read_networks` can read: it has no batch norm left in it.
 
         Args:
-            module: the network; nested `nn.Sequential`s are fine. Pooling, flatten and dropout are passed over.
+            module: an `nn.Sequential` of Linear or Conv2d layers with one activation between any two; see there.
             activation: names activations whose class torch does not ship, such as a sine.
 
         Raises:
-            ValueError: anything else, named: other modules, layers without bias, activations missing, doubled, mixed or
-                behind the last layer.
+            ValueError: anything else, named: other modules, batch norm that cannot be folded into a layer, activations
+                missing, doubled, mixed or behind the last layer.
         """
-        layers: list[LayerSpec] = []
-        found: list[str] = []
-        for name, part in _flat_modules(module):
-            if isinstance(part, nn.Linear | nn.Conv2d):
-                if len(found) != len(layers):
-                    raise ValueError(
-                        f"there are {len(found)} activations before module {name!r}, the {len(layers) + 1}. layer; "
-                        "a spec has exactly one between two layers"
-                    )
-                if part.bias is None:
-                    raise ValueError(f"module {name!r} has no bias; give it one of zeros, which is the same function")
-            if isinstance(part, nn.Linear):
-                layers.append(LayerSpec(part.in_features, part.out_features))
-            elif isinstance(part, nn.Conv2d):
-                if part.groups != 1:
-                    raise ValueError(f"module {name!r} is a grouped convolution; only groups=1 is supported")
-                height, width = part.kernel_size
-                layers.append(LayerSpec(part.in_channels, part.out_channels, (height, width)))
-            elif type(part) in _MODULE_ACTIVATIONS:
-                found.append(_MODULE_ACTIVATIONS[type(part)])
-            elif isinstance(part, _TRANSPARENT):
-                continue
-            elif activation is not None and type(part).__module__.split(".")[0] != "torch" and not [*part.parameters()]:
-                found.append(activation)
-            else:
-                raise ValueError(
-                    f"module {name!r} is a {type(part).__name__}; supported are Linear, Conv2d and activations without "
-                    "parameters (give activation='sine' for one of your own)"
-                )
-        if len(found) > max(len(layers) - 1, 0):
-            raise ValueError("there is an activation behind the last layer; a spec has them between layers only")
-        if len(set(found)) > 1:
-            raise ValueError(f"the network mixes the activations {', '.join(sorted(set(found)))}; a spec has one")
-        return cls(tuple(layers), found[0] if found else "identity")
+        found, name = find_layers(module, activation)
+        return cls(tuple(LayerSpec(layer.in_size, layer.out_size, layer.kernel) for layer in found), name)
 
     @property
     def num_layers(self) -> int:
@@ -200,11 +158,13 @@ class NetworkSpec:
         if len(state) != len(shapes):
             raise ValueError(
                 f"the state dict has {len(state)} tensors ({', '.join(state)}), but {self} has {len(shapes)}: "
-                "a weight and a bias for each layer"
+                "a weight and a bias for each layer. Networks with batch norm are read by read_networks(modules)"
             )
-        for (name, tensor), shape in zip(state.items(), shapes, strict=True):
+        for i, ((name, tensor), shape) in enumerate(zip(state.items(), shapes, strict=True)):
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name!r} has the shape {tuple(tensor.shape)}, but {self} needs {shape} there")
+            if i % 2 and name.rpartition(".")[2] == "weight":  # of a PReLU, say, behind a layer without bias
+                raise ValueError(f"{name!r} is where the bias of layer {i // 2} is due, but it is called a weight")
 
     def __str__(self) -> str:
         parts = [str(self.sizes[0])]
@@ -213,12 +173,6 @@ class NetworkSpec:
             suffix = "" if not layer.kernel else f"c{height}" if height == width else f"c{height}x{width}"
             parts.append(f"{layer.out_size}{suffix}")
         return f"{'-'.join(parts)}:{self.activation}"
-
-
-def _flat_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
-    if not isinstance(module, nn.Sequential):
-        return [(prefix.rstrip("."), module)]
-    return [pair for name, child in module.named_children() for pair in _flat_modules(child, f"{prefix}{name}.")]
 
 
 def random_spec(generator: torch.Generator, kind: str = "dense", depth: tuple[int, int] = (2, 5)) -> NetworkSpec:

@@ -7,7 +7,7 @@ It ships with the package, so that a layer of yours is tested in one line:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,16 @@ Build = Callable[[NetworkSpec], nn.Module]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
-def _cases(kind: str, num_specs: int, seed: int) -> Iterator[tuple[NetworkSpec, torch.Generator]]:
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(num_specs):
-        yield random_spec(generator, kind), generator
+def _cases(
+    kinds: tuple[str, ...], num_specs: int, seed: int, specs: Sequence[str] | None
+) -> Iterator[tuple[NetworkSpec, torch.Generator]]:
+    if specs is not None:
+        yield from ((NetworkSpec.parse(text), torch.Generator().manual_seed(seed)) for text in specs)
+        return
+    for kind in kinds:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(num_specs):
+            yield random_spec(generator, kind), generator
 
 
 def _set_up(
@@ -49,6 +55,7 @@ def assert_equivariant(
     dtype: torch.dtype = torch.float64,
     num_specs: int = 5,
     seed: int = 0,
+    specs: Sequence[str] | None = None,
 ) -> None:
     """Asserts layer(permuted features) == permuted layer(features), on random specs of 2 to 5 layers, 1 to 9 neurons.
 
@@ -60,14 +67,14 @@ def assert_equivariant(
         dtype: the tolerance is 1e-9 in float64, 1e-4 in float32, relative to the largest output.
         num_specs: of each kind.
         seed: of everything random.
+        specs: in text form, instead of random ones.
     """
-    for kind in kinds:
-        for spec, generator in _cases(kind, num_specs, seed):
-            module, x = _set_up(build, spec, channels, dtype, generator)
-            permutation = NeuronPermutation.sample(spec, 2, generator, group)
-            with torch.no_grad():
-                error = _difference(permutation.apply(module(x)), module(permutation.apply(x)))
-            assert error < TOLERANCE[dtype], f"not {group}-equivariant on {spec}: relative difference {error:.2e}"
+    for spec, generator in _cases(kinds, num_specs, seed, specs):
+        module, x = _set_up(build, spec, channels, dtype, generator)
+        permutation = NeuronPermutation.sample(spec, 2, generator, group)
+        with torch.no_grad():
+            error = _difference(permutation.apply(module(x)), module(permutation.apply(x)))
+        assert error < TOLERANCE[dtype], f"not {group}-equivariant on {spec}: relative difference {error:.2e}"
 
 
 def assert_invariant(
@@ -78,15 +85,15 @@ def assert_invariant(
     dtype: torch.dtype = torch.float64,
     num_specs: int = 5,
     seed: int = 0,
+    specs: Sequence[str] | None = None,
 ) -> None:
     """Asserts model(permuted features) == model(features); arguments as in `assert_equivariant`."""
-    for kind in kinds:
-        for spec, generator in _cases(kind, num_specs, seed):
-            module, x = _set_up(build, spec, channels, dtype, generator)
-            permutation = NeuronPermutation.sample(spec, 2, generator, group)
-            with torch.no_grad():
-                error = _difference(module(x), module(permutation.apply(x)))
-            assert error < TOLERANCE[dtype], f"not {group}-invariant on {spec}: relative difference {error:.2e}"
+    for spec, generator in _cases(kinds, num_specs, seed, specs):
+        module, x = _set_up(build, spec, channels, dtype, generator)
+        permutation = NeuronPermutation.sample(spec, 2, generator, group)
+        with torch.no_grad():
+            error = _difference(module(x), module(permutation.apply(x)))
+        assert error < TOLERANCE[dtype], f"not {group}-invariant on {spec}: relative difference {error:.2e}"
 
 
 def assert_not_equivariant(

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,31 @@ def test_state_dicts_come_back_and_follow_parameters_to_vector():
         assert given.keys() == got.keys()
         assert all(torch.equal(given[key], got[key]) for key in given)
         modules[0].load_state_dict(got)
+
+
+@pytest.mark.parametrize("biases", list(itertools.product([True, False], repeat=3)))
+def test_state_dicts_without_biases_get_zeros(biases):
+    first, second, third = biases
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=first), nn.Conv2d(4, 6, (1, 2), bias=second), nn.Linear(6, 3, third))
+    x = WeightSpaceFeatures.from_state_dicts(SPEC, [net.state_dict()]).check()
+    for layer, weight, bias in zip(net, x.weights, x.biases, strict=True):
+        assert torch.equal(weight.flatten(), layer.weight.flatten())
+        expected = torch.zeros(bias.numel()) if layer.bias is None else layer.bias
+        assert torch.equal(bias.flatten(), expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((nn.Linear(2, 3, bias=False), nn.BatchNorm1d(3), nn.Linear(3, 1)), "read_networks"),
+        ((nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), "read_networks"),
+        ((nn.Linear(2, 3, bias=False), nn.PReLU(3), nn.Linear(3, 1)), "'1.weight' is where the bias of layer 0 is due"),
+        ((nn.Linear(2, 3), nn.PReLU(3), nn.Linear(3, 1)), "has 5 tensors"),
+    ],
+)
+def test_state_dicts_with_other_tensors_are_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
+        WeightSpaceFeatures.from_state_dicts(NetworkSpec.parse("2-3-1"), [nn.Sequential(*layers).state_dict()])
 
 
 def test_state_dict_errors_name_the_tensor():

@@ -55,6 +55,15 @@ def test_from_module_reads_nested_sequentials_and_convolutions():
     assert str(NetworkSpec.from_module(module)) == "1-4c3-6c1x5-3:relu"
 
 
+def test_from_module_reads_layers_without_bias_and_batch_norm():
+    module = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    assert NetworkSpec.from_module(module) == NetworkSpec.parse("1-4c3-2c1:relu")
+    assert NetworkSpec.from_module(nn.Linear(3, 2, bias=False)) == NetworkSpec.parse("3-2:identity")
+    relu = nn.ReLU()  # the same module twice
+    module = nn.Sequential(nn.Linear(2, 3), relu, nn.Linear(3, 3), relu, nn.Linear(3, 1))
+    assert str(NetworkSpec.from_module(module)) == "2-3-3-1:relu"
+
+
 class Sine(nn.Module):
     def forward(self, x):
         return torch.sin(30 * x)
@@ -76,12 +85,11 @@ def test_from_module_takes_a_named_activation():
     ("layers", "message"),
     [
         ((nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1)), "mixes the activations relu, tanh"),
-        ((nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), "'1' is a BatchNorm1d"),
+        ((nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)), "0 activations before module '2'"),
         ((nn.Conv2d(4, 4, 3, groups=2),), "grouped"),
         ((nn.Linear(2, 3), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)), "0 activations before module '1'"),
         ((nn.Linear(2, 3), nn.ReLU(), nn.ReLU(), nn.Linear(3, 1)), "2 activations before module '3'"),
         ((nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), nn.ReLU()), "behind the last layer"),
-        ((nn.Linear(2, 3, bias=False), nn.ReLU(), nn.Linear(3, 1)), "'0' has no bias"),
         ((), "at least one layer"),
     ],
 )

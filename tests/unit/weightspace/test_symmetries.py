@@ -68,6 +68,18 @@ def test_unknown_group_is_refused():
         NeuronPermutation.sample(NetworkSpec.parse("2-3-1"), 1, group="all")
 
 
+@pytest.mark.parametrize("text", ["2-5-1:sine", "2-2-1:sine", "2-3-3-1:sine"])
+def test_permutations_of_other_networks_are_refused(text):
+    permutation = NeuronPermutation.sample(NetworkSpec.parse("2-3-1:sine"), 1)
+    with pytest.raises(ValueError, match=r"are of \(2, 3, 1\) neurons"):
+        permutation.apply(random_features(NetworkSpec.parse(text), 1, 1, torch.Generator().manual_seed(0)))
+
+
+def test_a_network_of_one_layer_is_its_own_canonical_form():
+    x = random_features(NetworkSpec.parse("2-3:sine"), 4, 1, torch.Generator().manual_seed(0))
+    assert torch.equal(canonicalize(x).flatten(), x.flatten())
+
+
 @pytest.mark.parametrize("depth", [2, 3, 4, 5])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_canonical_form_computes_the_same_function(depth, seed):
