@@ -72,8 +72,8 @@ def build_task(cfg: DictConfig, zoo: LightningDataModule) -> Any:
     return _construct("task", cfg.target, given, **facts)
 
 
-def build_model(cfg: DictConfig, *, spec: NetworkSpec, out_dim: int) -> nn.Module:
-    """The nn.Module of `cfg.model` for networks of this spec."""
+def build_model(cfg: DictConfig, *, spec: NetworkSpec, out_dim: int | None) -> nn.Module:
+    """The nn.Module of `cfg.model` for networks of this spec; without out_dim it edits them."""
     return _construct("model", cfg.target, _arguments(cfg), spec=spec, out_dim=out_dim)
 
 

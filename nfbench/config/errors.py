@@ -133,7 +133,8 @@ def _expected(full_key: str) -> str:
 
 
 def _unknown_option(name: str, text: str) -> str:
-    group, _, option = name.rpartition("/")
+    ours = name.split("/")[0] in options()  # whose options may have folders: model=paper/...
+    group, _, option = name.partition("/") if ours else name.rpartition("/")
     listed = [line.strip() for line in text.partition("Available options in")[2].splitlines() if line.startswith("\t")]
     known = [item for item in options().get(group, listed) if not item.endswith("_schema")]
     if not known:

@@ -83,12 +83,13 @@ class Config:
 
 
 def options() -> dict[str, list[str]]:
-    """The options of each group, read from the files of `conf/`."""
-    return {
-        group.name: sorted(file.stem for file in group.glob("*.yaml"))
-        for group in sorted(CONF.iterdir())
-        if group.is_dir()
-    }
+    """The options of each group, read from the files of `conf/`; those in folders (`paper/nfn_np_edit`) come last."""
+
+    def listed(group: Path) -> list[str]:
+        names = [file.relative_to(group).with_suffix("").as_posix() for file in group.rglob("*.yaml")]
+        return sorted(names, key=lambda name: ("/" in name, name))
+
+    return {group.name: listed(group) for group in sorted(CONF.iterdir()) if group.is_dir()}
 
 
 def _help_options() -> str:

@@ -24,8 +24,31 @@ class NfnConfig(ModelConfig):
     io: str = MISSING
     io_max_freq: float = MISSING
     io_num_bands: int = MISSING
+    norm: str = MISSING
+    dropout: float = MISSING
     pool: str = MISSING
     init: str = MISSING
+    hnp_full_span: bool = MISSING
+    head_width: int = MISSING
+    head_dropout: float = MISSING
+
+
+@dataclass
+class ResNfnConfig(ModelConfig):
+    """`nfbench.models.residual.ResNFN`."""
+
+    layer: str = MISSING
+    width: int = MISSING
+    num_layers: int = MISSING
+    fourier_size: int = MISSING
+    fourier_scale: float = MISSING
+    io: str = MISSING
+    io_max_freq: float = MISSING
+    io_num_bands: int = MISSING
+    dropout: float = MISSING
+    pool: str = MISSING
+    init: str = MISSING
+    hnp_full_span: bool = MISSING
     head_width: int = MISSING
     head_dropout: float = MISSING
 
@@ -39,6 +62,8 @@ class NftConfig(ModelConfig):
     num_heads: int = MISSING
     ff_factor: int = MISSING
     dropout: float = MISSING
+    cross_term: bool = MISSING
+    point_head: str = MISSING
     fourier_scale: float = MISSING
     num_queries: int = MISSING
     head_width: int = MISSING
@@ -50,8 +75,10 @@ class MlpConfig(ModelConfig):
     """`nfbench.models.mlp.FlatMLP`."""
 
     width: int = MISSING
+    num_hidden: int = MISSING
     dropout: float = MISSING
     permute: bool = MISSING
+    sigmoid: bool = MISSING
 
 
 @dataclass
@@ -76,6 +103,7 @@ class NfnGatedConfig(ModelConfig):
 
 MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "nfn": NfnConfig,
+    "nfn_res": ResNfnConfig,
     "nfn_gated": NfnGatedConfig,
     "nft": NftConfig,
     "mlp": MlpConfig,

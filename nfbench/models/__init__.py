@@ -1,9 +1,10 @@
-"""Models: from the weights of a batch of networks to (B, out_dim); they need torch and nothing else."""
+"""Models: from the weights of a batch of networks to (B, out_dim), or to an edit of them; they need torch alone."""
 
 from nfbench.models.gated import NFNGated
 from nfbench.models.mlp import FlatMLP
 from nfbench.models.nfn import NFN
 from nfbench.models.nft import NFT
+from nfbench.models.residual import ResNFN
 from nfbench.models.statnn import StatNN
 
-__all__ = ["NFN", "NFT", "FlatMLP", "NFNGated", "StatNN"]
+__all__ = ["NFN", "NFT", "FlatMLP", "NFNGated", "ResNFN", "StatNN"]

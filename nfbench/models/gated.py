@@ -11,6 +11,7 @@ from nfbench.layers import (
     HNPLinear,
     HNPPool,
     LearnedPosEmbedding,
+    LearnedScale,
     NPLinear,
     Pointwise,
 )
@@ -56,11 +57,14 @@ class GatedBlock(nn.Module):
 
 
 class NFNGated(nn.Module):
-    """Fourier features, learned embeddings, gated blocks, HNP pooling, MLP head.
+    """Fourier features, learned embeddings, gated blocks, norm, HNP pooling, MLP head.
+
+    Without out_dim it edits networks: a pointwise map to one channel and learned scales that start at 0.01 follow the
+    norm, in place of pooling and head.
 
     Args:
         spec: networks that go in, C = 1.
-        out_dim: outputs.
+        out_dim: outputs; None for a number for each weight and bias.
         layer: "np" or "hnp".
         width: channels, even.
         num_blocks: gated blocks.
@@ -69,7 +73,8 @@ class NFNGated(nn.Module):
         head_dropout: dropout of the head.
 
     Shapes:
-        weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim). Invariant to hidden-neuron permutations.
+        weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim), invariant to hidden-neuron permutations; without
+        out_dim the shapes of the input, equivariant.
 
     Raises:
         ValueError: an odd width, an unknown layer.
@@ -80,7 +85,7 @@ class NFNGated(nn.Module):
     def __init__(
         self,
         spec: NetworkSpec,
-        out_dim: int,
+        out_dim: int | None,
         layer: str = "np",
         width: int = 64,
         num_blocks: int = 3,
@@ -95,11 +100,16 @@ class NFNGated(nn.Module):
         self.embed = LearnedPosEmbedding(spec, width)
         self.blocks = nn.ModuleList(GatedBlock(spec, width, layer) for _ in range(num_blocks))
         self.norm = ChannelLayerNorm(spec, width)
-        self.pool = HNPPool(spec)
-        self.head = MLPHead(self.pool.num_outputs * width, out_dim, head_width, dropout=head_dropout)
+        if out_dim is None:
+            self.symmetry = "hnp"
+            self.readout = nn.Sequential(Pointwise(spec, width, 1), LearnedScale(spec))
+        else:
+            pool = HNPPool(spec)
+            head = MLPHead(pool.num_outputs * width, out_dim, head_width, dropout=head_dropout)
+            self.readout = nn.Sequential(pool, head)
 
-    def forward(self, features: WeightSpaceFeatures) -> Tensor:
+    def forward(self, features: WeightSpaceFeatures) -> Tensor | WeightSpaceFeatures:
         x = self.embed(self.fourier(features))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.pool(self.norm(x)))
+        return self.readout(self.norm(x))

@@ -6,23 +6,37 @@ from torch import nn
 
 
 class MLPHead(nn.Sequential):
-    """Flatten, Linear to `width`, then `num_hidden` times (ReLU, dropout, Linear to `width`), ReLU, dropout, Linear.
+    """Flatten, then `num_hidden` times (Linear to `width`, ReLU, dropout), then Linear to `out_dim`.
 
     Args:
         in_features: size of the flattened pooled features.
         out_dim: outputs.
         width: hidden width; the authors use 1,000.
-        num_hidden: square hidden layers; the authors use 1.
+        num_hidden: hidden layers; the authors use 2.
         dropout: before every Linear but the first.
+        norm: layer norm before every ReLU (the authors' residual nets).
 
     Shapes:
         (B, M, C) with M * C = in_features -> (B, out_dim).
+
+    Raises:
+        ValueError: no hidden layer.
     """
 
     def __init__(
-        self, in_features: int, out_dim: int, width: int = 1000, num_hidden: int = 1, dropout: float = 0.0
+        self,
+        in_features: int,
+        out_dim: int,
+        width: int = 1000,
+        num_hidden: int = 2,
+        dropout: float = 0.0,
+        norm: bool = False,
     ) -> None:
-        layers: list[nn.Module] = [nn.Flatten(1), nn.Linear(in_features, width)]
-        for _ in range(num_hidden):
-            layers += [nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width)]
-        super().__init__(*layers, nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, out_dim))
+        if num_hidden < 1:
+            raise ValueError(f"num_hidden must be at least 1, got {num_hidden}")
+        layers: list[nn.Module] = [nn.Flatten(1)]
+        for i in range(num_hidden):
+            layers.append(nn.Linear(width if i else in_features, width))
+            layers += [nn.LayerNorm(width)] if norm else []
+            layers += [nn.ReLU(), nn.Dropout(dropout)]
+        super().__init__(*layers, nn.Linear(width, out_dim))

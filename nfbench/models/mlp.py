@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from nfbench.layers import LearnedScale
 from nfbench.models.head import MLPHead
 from nfbench.weightspace import NetworkSpec, NeuronPermutation, WeightSpaceFeatures
 
 
 class FlatMLP(nn.Module):
-    """An MLP on all weights and biases in one vector (NFN, App. D.3). Not invariant to anything.
+    """An MLP on all weights and biases in one vector (NFN, App. D.3 and D.4). Not invariant to anything.
 
-    The authors' configuration puts a sigmoid between its output and the softmax cross-entropy; this one does not.
+    Without out_dim it edits networks: as many outputs as inputs, times learned scales that start at 0.01.
 
     Args:
         spec: networks that go in, C = 1.
-        out_dim: outputs.
+        out_dim: outputs; None for a number for each weight and bias.
         width: hidden width.
-        dropout: before the second and third Linear.
-        permute: in training, permute the hidden neurons of every network at random (the papers' MLP_Aug).
+        num_hidden: hidden layers: 2 in the paper's classifiers, 3 in its editors, 4 in the authors' `mlp_med` and
+            `mlp_big`.
+        dropout: before every Linear but the first.
+        permute: in training, permute the hidden neurons of every network at random (the papers' MLP_Aug); an editor's
+            output is permuted back, so that it belongs to the network as it came.
+        sigmoid: of the outputs, which the authors' classifiers have in front of the softmax cross-entropy.
 
     Shapes:
-        weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim).
+        weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim); without out_dim the shapes of the input.
+
+    Raises:
+        ValueError: a sigmoid without out_dim, or no hidden layer.
     """
 
     symmetry = "none"
 
     def __init__(
-        self, spec: NetworkSpec, out_dim: int, width: int = 1000, dropout: float = 0.0, permute: bool = False
+        self,
+        spec: NetworkSpec,
+        out_dim: int | None,
+        width: int = 1000,
+        num_hidden: int = 2,
+        dropout: float = 0.0,
+        permute: bool = False,
+        sigmoid: bool = False,
     ) -> None:
         super().__init__()
-        self.permute = permute
-        self.net = MLPHead(spec.num_params, out_dim, width, dropout=dropout)
+        if sigmoid and out_dim is None:
+            raise ValueError("sigmoid=True is for classifiers: an editor's outputs have both signs; set sigmoid=False")
+        self.permute, self.sigmoid = permute, sigmoid
+        out_features = spec.num_params if out_dim is None else out_dim
+        self.net = MLPHead(spec.num_params, out_features, width, num_hidden, dropout)
+        self.scale = LearnedScale(spec) if out_dim is None else None
 
-    def forward(self, features: WeightSpaceFeatures) -> Tensor:
+    def forward(self, features: WeightSpaceFeatures) -> Tensor | WeightSpaceFeatures:
+        permutation = None
         if self.permute and self.training:
-            features = NeuronPermutation.sample(features.spec, features.batch_size).apply(features)
-        return self.net(features.flatten())
+            permutation = NeuronPermutation.sample(features.spec, features.batch_size)
+            features = permutation.apply(features)
+        out = self.net(features.flatten())
+        if self.scale is None:
+            return torch.sigmoid(out) if self.sigmoid else out
+        edit = self.scale(WeightSpaceFeatures.from_flat(features.spec, out))
+        return edit if permutation is None else permutation.invert().apply(edit)

@@ -14,18 +14,26 @@ class StatNN(nn.Module):
 
     Args:
         spec: networks that go in, C = 1.
-        out_dim: outputs.
+        out_dim: outputs; not None: statistics forget which weight is which.
         width: hidden width.
         dropout: before the second and third Linear.
 
     Shapes:
         weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim). Invariant to permutations within any tensor.
+
+    Raises:
+        ValueError: out_dim None.
     """
 
     symmetry = "invariant"
 
-    def __init__(self, spec: NetworkSpec, out_dim: int, width: int = 1000, dropout: float = 0.0) -> None:
+    def __init__(self, spec: NetworkSpec, out_dim: int | None, width: int = 1000, dropout: float = 0.0) -> None:
         super().__init__()
+        if out_dim is None:
+            raise ValueError(
+                "StatNN cannot edit networks: its statistics don't say which weight is which; choose nfn_np, nfn_hnp, "
+                "nfn_pt, nfn_res, nfn_gated, nft or mlp"
+            )
         self.statistics = StatFeaturizer(spec)
         self.head = MLPHead(self.statistics.num_outputs, out_dim, width, dropout=dropout)
 

@@ -16,7 +16,7 @@ from nfbench.config.build import ABOUT, build_model, build_task, build_zoo, get_
 from nfbench.config.identity import config_hash, differences, identity
 from nfbench.config.schema import CONF, options
 from nfbench.weightspace import NetworkSpec, random_features
-from nfbench.weightspace.testing import assert_invariant
+from nfbench.weightspace.testing import assert_equivariant, assert_invariant
 from nfbench.zoos import recipe
 from nfbench.zoos.recipe import DEFINITIONS
 
@@ -30,7 +30,7 @@ def test_every_option_composes_and_resolves(composed, group: str, name: str) -> 
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     if group in ("task", "model", "zoo", "logger"):
-        assert plain[group]["name"] == name
+        assert plain[group]["name"] == Path(name).name
         assert OmegaConf.get_type(cfg[group]) is not dict, "the file does not start from its schema"
 
 
@@ -43,25 +43,48 @@ def test_schema_fields_are_the_arguments(composed, group: str, name: str) -> Non
     assert named == taken - met_in_code
 
 
+# Models that write weights too (out_dim None), and the sizes of the papers, of up to half a gigabyte.
+CPU_MODELS = [name for name in options()["model"] if not name.startswith("paper/")]
+CASES = [(name, out_dim) for name in CPU_MODELS for out_dim in (7, None) if (name, out_dim) != ("statnn", None)]
+
+
 @pytest.mark.parametrize("text", ["2-32-32-1:sine", "1-4c3-4c3-10:relu"])
-@pytest.mark.parametrize("name", options()["model"])
-def test_every_model_keeps_its_contract(composed, name: str, text: str) -> None:
+@pytest.mark.parametrize(("name", "out_dim"), CASES)
+def test_every_model_keeps_its_contract(composed, name: str, out_dim: int | None, text: str) -> None:
     spec = NetworkSpec.parse(text)
     torch.manual_seed(0)
-    model = build_model(composed(f"model={name}").model, spec=spec, out_dim=7)
-    out = model(random_features(spec, 3, 1, torch.Generator().manual_seed(0)))
-    assert out.shape == (3, 7)
+    model = build_model(composed(f"model={name}").model, spec=spec, out_dim=out_dim)
+    x = random_features(spec, 3, 1, torch.Generator().manual_seed(0))
+    out = model(x) if out_dim else model(x).check().flatten().squeeze(-1)
+    assert out.shape == (3, out_dim or spec.num_params)
     out.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", options()["model"])
-def test_every_model_has_the_symmetry_it_declares(composed, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in options()["model"] if name.startswith("paper/")])
+def test_models_of_the_papers_sizes_fit_both_outputs(composed, name: str) -> None:
     cfg = composed(f"model={name}").model
-    declared = get_class(cfg.target).symmetry  # type: ignore[attr-defined]
-    assert declared in ("invariant", "none")
+    spec = NetworkSpec.parse("1-16c3-16c3-16c3-10:relu" if name.endswith("_cnn") else "2-32-32-3:sine")
+    x = random_features(spec, 2, 1, torch.Generator().manual_seed(0)).to("meta")  # shapes without numbers
+    with torch.device("meta"):
+        assert build_model(cfg, spec=spec, out_dim=7)(x).shape == (2, 7)
+        edit = build_model(cfg, spec=spec, out_dim=None)(x).check()
+    assert (edit.batch_size, edit.channels) == (2, 1)
+
+
+@pytest.mark.parametrize(("name", "out_dim"), CASES)
+def test_every_model_has_the_symmetry_it_declares(composed, name: str, out_dim: int | None) -> None:
+    cfg = composed(f"model={name}").model
+
+    def build(spec: NetworkSpec) -> torch.nn.Module:
+        return build_model(cfg, spec=spec, out_dim=out_dim)
+
+    declared = build(NetworkSpec.parse("2-3-1:sine")).symmetry
+    assert declared in ("none", "invariant" if out_dim else "hnp")
     if declared == "invariant":
-        assert_invariant(lambda spec: build_model(cfg, spec=spec, out_dim=3), num_specs=2)
+        assert_invariant(build, num_specs=2)
+    elif declared == "hnp":
+        assert_equivariant(build, channels=1, num_specs=2)
 
 
 @pytest.mark.parametrize("name", options()["experiment"])
@@ -86,9 +109,9 @@ RECIPE_KEYS = [item.name for item in fields(recipe.SirenRecipe) if item.name not
 def test_zoo_configs_show_the_numbers_of_the_recipe(composed, name: str, definition: str) -> None:
     cfg = composed(f"zoo={name}", f"zoo.definition={definition}").zoo
     wanted = recipe.make_recipe(definition)[0].to_plain()
-    assert {key: OmegaConf.to_container(cfg, resolve=True)[key] for key in RECIPE_KEYS} == {
-        key: wanted[key] for key in RECIPE_KEYS
-    }
+    keys = [key for key in RECIPE_KEYS if key in cfg]  # shapes have no pixels and no grid
+    assert {"widths", "w0_first", "lr", "num_steps"} <= set(keys)
+    assert {key: OmegaConf.to_container(cfg, resolve=True)[key] for key in keys} == {key: wanted[key] for key in keys}
     assert build_zoo(cfg).label == definition, "values equal to the definition's are no change of it"
     assert build_zoo(composed(f"zoo={name}", f"zoo.definition={definition}", "zoo.lr=0.5").zoo).label == (
         f"{definition}+lr=0.5"
@@ -109,9 +132,10 @@ def test_zoo_follows_task_and_the_command_line_wins(composed) -> None:
 
 
 def test_every_yaml_file_starts_from_a_schema() -> None:
-    for path in CONF.glob("*/*.yaml"):
-        text = path.read_text()
-        heads = [f"defaults: [{name}, _self_]" for name in options()[path.parent.name]]  # an option of the same group
+    for path in CONF.glob("*/**/*.yaml"):
+        text, group = path.read_text(), path.relative_to(CONF).parts[0]
+        heads = [f"defaults: [{name}, _self_]" for name in options()[group]]  # an option of the same group
+        heads += [f"defaults: [/{group}/{name}@_here_, _self_]" for name in options()[group]]
         known = "_schema" in text or "@package _global_" in text or any(head in text for head in heads)
         assert known, f"{path}: a typo in it would be ignored"
 
