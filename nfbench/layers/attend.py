@@ -32,7 +32,7 @@ def cross_attention(
         dropout: of the attention weights.
 
     Returns:
-        For each weight (B, R, S, H, D), what it receives in a row and in a column added up; for each bias (B, R, H, D).
+        For each weight (B, R, S, H * D), what it receives in its row and its column, added; each bias (B, R, H * D).
     """
     out = _CrossAttention.apply(dropout, len(qkv_w), *qkv_w, *qkv_b)
     return list(out[: len(qkv_w)]), list(out[len(qkv_w) :])
@@ -92,22 +92,25 @@ class _Scatter:
 
 
 class _CrossAttention(torch.autograd.Function):
+    """Keeps queries, keys and values as they came, and the scores; tokens, which are twice as large, are made again."""
+
     @staticmethod
     def forward(ctx: Any, dropout: float, num_layers: int, *qkv: Tensor) -> tuple[Tensor, ...]:
         qkv_w, qkv_b = qkv[:num_layers], qkv[num_layers:]
-        out_w = [w.new_empty(*w.shape[:3], *w.shape[4:]) for w in qkv_w]
-        out_b = [b.new_empty(*b.shape[:2], *b.shape[3:]) for b in qkv_b]
-        scatter = _Scatter(out_w, out_b)
+        heads = qkv_b[0].shape[-2:]
+        out_w = [w.new_empty(*w.shape[:3], heads.numel()) for w in qkv_w]
+        out_b = [b.new_empty(*b.shape[:2], heads.numel()) for b in qkv_b]
+        scatter = _Scatter([w.unflatten(-1, heads) for w in out_w], [b.unflatten(-1, heads) for b in out_b])
         saved: list[Tensor] = []
         for i in range(num_layers + 1):
             tokens = _gather(qkv_w, qkv_b, i)  # (3, B, H, N, n_i, D)
             q, k, v = tokens.flatten(-2).flatten(1, 2)  # each (B * H, N, n_i * D)
-            scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).softmax(-1).to(tokens.dtype)
+            scores = torch.bmm(q, k.transpose(1, 2)).mul_(q.shape[-1] ** -0.5).softmax(-1).to(tokens.dtype)
             keep = torch.empty_like(scores).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
-            out = torch.bmm(scores if keep is None else scores * keep, v)
+            out = torch.bmm(scores if keep is None else scores * keep, v, out=q)  # q is not needed any more
             scatter.add(out.view(tokens.shape[1:]), i)
-            saved += [tokens, scores] if keep is None else [tokens, scores, keep]
-        ctx.save_for_backward(*saved)
+            saved += [scores] if keep is None else [scores, keep]
+        ctx.save_for_backward(*qkv, *saved)
         ctx.num_layers = num_layers
         return (*out_w, *out_b)
 
@@ -115,25 +118,27 @@ class _CrossAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         num_layers = ctx.num_layers
-        per_layer = len(ctx.saved_tensors) // (num_layers + 1)
-        grad_w, grad_b = grads[:num_layers], grads[num_layers:]
-        to_w = [g.new_empty(*g.shape[:3], 3, *g.shape[3:]) for g in grad_w]
-        to_b = [g.new_empty(*g.shape[:2], 3, *g.shape[2:]) for g in grad_b]
+        heads = ctx.saved_tensors[num_layers].shape[-2:]
+        grad_w, grad_b = ([g.unflatten(-1, heads) for g in part] for part in (grads[:num_layers], grads[num_layers:]))
+        qkv_w, qkv_b = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers : 2 * num_layers]
+        saved = ctx.saved_tensors[2 * num_layers :]
+        per_layer = len(saved) // (num_layers + 1)
+        to_w, to_b = [torch.empty_like(w) for w in qkv_w], [torch.empty_like(b) for b in qkv_b]
         scatter = _Scatter(to_w, to_b)
         for i in range(num_layers + 1):
-            tokens, scores, *keep = ctx.saved_tensors[i * per_layer : (i + 1) * per_layer]
-            q, k, v = tokens.flatten(-2).flatten(1, 2)
+            scores, *keep = saved[i * per_layer : (i + 1) * per_layer]
+            tokens = _gather(qkv_w, qkv_b, i)
+            q, k, v = tokens.flatten(-2).flatten(1, 2)  # whose places their gradients take, one after the other
             grad_out = _gather(grad_w, grad_b, i).flatten(-2).flatten(0, 1)  # (B * H, N, n_i * D)
-            grad_tokens = torch.empty_like(tokens)
-            to_q, to_k, to_v = grad_tokens.flatten(-2).flatten(1, 2)
-            used = scores * keep[0] if keep else scores
-            torch.bmm(used.transpose(1, 2), grad_out, out=to_v)
             grad_scores = torch.bmm(grad_out, v.transpose(1, 2))
+            used = scores * keep[0] if keep else scores
+            torch.bmm(used.transpose(1, 2), grad_out, out=v)
             if keep:
                 grad_scores *= keep[0]
             grad_scores -= (grad_scores * scores).sum(-1, keepdim=True)
             grad_scores *= scores * q.shape[-1] ** -0.5
-            torch.bmm(grad_scores, k, out=to_q)
-            torch.bmm(grad_scores.transpose(1, 2), q, out=to_k)
-            scatter.add(grad_tokens, i)
+            grad_q = torch.bmm(grad_scores, k, out=grad_out)
+            torch.bmm(grad_scores.transpose(1, 2), q, out=k)
+            q.copy_(grad_q)
+            scatter.add(tokens, i)
         return (None, None, *to_w, *to_b)

@@ -104,8 +104,7 @@ class NPAttention(nn.Module):
         if self.cross_term or self.point_head == "all":
             qkv_w, qkv_b = self._project(w_BRSF, x.biases)
         if self.cross_term:
-            from_w, from_b = cross_attention(qkv_w, qkv_b, self.dropout if self.training else 0.0)
-            terms.append(([w.flatten(3) for w in from_w], [b.flatten(2) for b in from_b]))
+            terms.append(cross_attention(qkv_w, qkv_b, self.dropout if self.training else 0.0))
         if self.point_head == "averages":  # the mean of a linear map is the map of the mean, which is smaller
             means_w = [w.sum((1, 2), keepdim=True) * (1 / (w.shape[1] * w.shape[2])) for w in w_BRSF]
             terms.append(self._between_all(*self._project(means_w, [b.mean(1, keepdim=True) for b in x.biases])))
@@ -117,8 +116,8 @@ class NPAttention(nn.Module):
         weights, biases = [], []
         for i, layer in enumerate(self.spec.layers):
             y_BRSC, bias_BRC = terms[0][0][i], terms[0][1][i]
-            for to_weights, to_biases in terms[1:]:
-                y_BRSC, bias_BRC = y_BRSC + to_weights[i], bias_BRC + to_biases[i]
+            for to_weights, to_biases in terms[1:]:  # in place: what cross_attention returns is nobody else's
+                y_BRSC, bias_BRC = y_BRSC.add_(to_weights[i]), bias_BRC.add_(to_biases[i])
             y_BRSC = y_BRSC.expand(-1, layer.out_size, layer.in_size, -1)
             if not self.share_projections:
                 unproject = self.unproject[i]
