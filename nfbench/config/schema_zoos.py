@@ -13,12 +13,11 @@ from nfbench.zoos import recipe as recipes
 
 
 @dataclass
-class SirenZooConfig:
-    """`nfbench.zoos.siren.SirenZoo`."""
+class InrZooConfig:
+    """What all zoos of fitted networks have."""
 
     name: str = MISSING
     target: str = MISSING
-    source: str = MISSING
     definition: str = MISSING
     widths: list[int] | None = II("nfbench.recipe:widths,${.definition}")  # custom has none: give them
     w0_first: float = II("nfbench.recipe:w0_first,${.definition}")
@@ -27,35 +26,61 @@ class SirenZooConfig:
     init_scale: float = II("nfbench.recipe:init_scale,${.definition}")
     bias_init: str = II("nfbench.recipe:bias_init,${.definition}")
     output_offset: float = II("nfbench.recipe:output_offset,${.definition}")
-    pixel_min: float = II("nfbench.recipe:pixel_min,${.definition}")
-    pixel_max: float = II("nfbench.recipe:pixel_max,${.definition}")
-    grid: str = II("nfbench.recipe:grid,${.definition}")
     optimizer: str = II("nfbench.recipe:optimizer,${.definition}")
     lr: float = II("nfbench.recipe:lr,${.definition}")
     num_steps: int = II("nfbench.recipe:num_steps,${.definition}")
     stop_psnr: float | None = II("nfbench.recipe:stop_psnr,${.definition}")
     zoo_seed: int = MISSING
-    split: str | None = None
-    num_images: int | None = None
     num_views: int = MISSING
     eval_views: str = MISSING
     canonicalize: bool = MISSING
     augment_rotation: float = MISSING
     augment_scale: float = MISSING
     augment_shift: float = MISSING
+    augment_permute: bool = MISSING
+    augment_sine: bool = MISSING
+    augment_noise: float = MISSING
+    augment_dropout: float = MISSING
+    augment_mixup: float = MISSING
     standardize: str = MISSING
     batch_size: int = MISSING
     eval_batch_size: int = MISSING
     views_per_epoch: int = MISSING
     seed: int = MISSING
     file_name: str | None = None
-    data_dir: str = MISSING
-    zoo_dir: str = MISSING
-    threads: int | None = None
+    zoo_dir: str = II("zoo_dir")
+    threads: int | None = II("threads")
     fit_device: str = MISSING
 
 
-ZOO_SCHEMAS = {"siren": SirenZooConfig}
+@dataclass
+class SirenZooConfig(InrZooConfig):
+    """`nfbench.zoos.siren.SirenZoo`."""
+
+    source: str = MISSING
+    pixel_min: float = II("nfbench.recipe:pixel_min,${.definition}")
+    pixel_max: float = II("nfbench.recipe:pixel_max,${.definition}")
+    grid: str = II("nfbench.recipe:grid,${.definition}")
+    split: str | None = None
+    num_images: int | None = None
+    augment_flip: str = MISSING
+    data_dir: str = II("data_dir")
+
+
+@dataclass
+class ShapesZooConfig(InrZooConfig):
+    """`nfbench.zoos.shapes.ShapesZoo`."""
+
+    clouds: str | None = None  # a folder with <class>/*.npy or *.ply; None: built-in shapes
+    num_shapes: int | None = None  # None: all of the folder, or 4,000 built-in ones
+    points: int = MISSING
+    noise: float = MISSING
+    pose: str = MISSING
+    samples: int = MISSING
+    augment_turn: float = MISSING
+
+
+ZOO_SCHEMAS = {"siren": SirenZooConfig, "shapes": ShapesZooConfig}
 
 
 def recipe_value(key: str, definition: str) -> Any:

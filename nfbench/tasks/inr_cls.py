@@ -107,7 +107,9 @@ class InrClassification(LightningModule):
         """The loss of one batch."""
         logits = self.model(batch.features)  # (B, classes)
         loss = cross_entropy(logits, batch.target, label_smoothing=self.hparams["label_smoothing"])
-        accuracy = (logits.argmax(-1) == batch.target).float().mean()
+        target = batch.target  # (B,), or (B, classes) shares where the zoo mixes networks: the largest one counts
+        classes = target if target.ndim == 1 else target.argmax(-1)
+        accuracy = (logits.argmax(-1) == classes).float().mean()
         size = len(batch.target)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
         self.log("train/acc", accuracy, on_step=False, on_epoch=True, batch_size=size)

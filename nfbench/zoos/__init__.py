@@ -1,6 +1,7 @@
 """Zoos: sets of trained networks with labels, built or loaded, as Lightning DataModules.
 
-Torch comes with `SirenZoo` only, when it is asked for: the config reads recipes, and `--help` must answer at once.
+Torch comes with `SirenZoo` and `ShapesZoo` only, when they are asked for: the config reads recipes, and `--help` must
+answer at once.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from nfbench.zoos.recipe import DEFINITIONS, SirenRecipe, make_recipe
 
 if TYPE_CHECKING:
+    from nfbench.zoos.shapes import ShapesZoo
     from nfbench.zoos.siren import SirenZoo
 
-__all__ = ["DEFINITIONS", "SirenRecipe", "SirenZoo", "make_recipe"]
+__all__ = ["DEFINITIONS", "ShapesZoo", "SirenRecipe", "SirenZoo", "make_recipe"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from nfbench.zoos.siren import SirenZoo
 
         return SirenZoo
+    if name == "ShapesZoo":
+        from nfbench.zoos.shapes import ShapesZoo
+
+        return ShapesZoo
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nfbench import __version__
-from nfbench.zoos.fit import choose_backend, fit_sirens, init_params, layer_sizes, num_params, pixel_grid
+from nfbench.zoos.fit import choose_backend, fit_sirens, init_params, layer_sizes, num_params
 from nfbench.zoos.images import load_images, source_info
 from nfbench.zoos.recipe import SirenRecipe
-from nfbench.zoos.splits import make_split
+from nfbench.zoos.splits import Split, make_split
 from nfbench.zoos.store import PartialZoo, ZooData, build_lock, file_errors, read_zoo
+from nfbench.zoos.targets import ImageTargets, Targets
 
 SMALLEST_CHUNK, CHUNK_NETWORKS = 16, 2048  # fewest and most networks in a chunk
 # And most work, in steps x pixels x parameters: about what a kill loses. The kernel does 5e10 a second on 2 cores (17
 # us for a step of 2-32-32-1 on 784 pixels), so some 10 s; torch is about ten times slower there, and faster on a GPU.
 CHUNK_WORK = {"kernel": 5e11, "torch": 5e10, "gpu": 5e13}
+VERSIONS = f"nfbench {__version__}, torch {torch.__version__}, h5py {h5py.__version__}, numpy {np.__version__}"
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,21 @@ class ZooPlan:
     def sizes(self) -> tuple[int, ...]:
         return layer_sizes(self.recipe, source_info(self.source).shape[2])
 
+    def make_split(self) -> Split:
+        """Which images are for training, validation and testing."""
+        return make_split(self.source, self.split, self.num_images)
+
+    def load(self, data_dir: str) -> Targets:
+        """What the networks are fitted to. Raises ValueError where it cannot be had."""
+        return ImageTargets(load_images(self.source, data_dir), self.recipe.grid)
+
     def networks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Image index and view of every network, sorted. Validation and test images have all views only if asked."""
-        split = make_split(self.source, self.split, self.num_images)
+        parts = self.make_split().parts
         eval_views = self.num_views if self.eval_views == "all" else 1
         views = {"train": self.num_views, "val": eval_views, "test": eval_views}
-        index = np.concatenate([np.repeat(part, views[name]) for name, part in split.parts.items()])
-        view = np.concatenate([np.tile(np.arange(views[name]), len(part)) for name, part in split.parts.items()])
+        index = np.concatenate([np.repeat(part, views[name]) for name, part in parts.items()])
+        view = np.concatenate([np.tile(np.arange(views[name]), len(part)) for name, part in parts.items()])
         order = np.lexsort((view, index))
         return index[order], view[order]
 
@@ -71,7 +81,7 @@ class ZooPlan:
 
 
 def open_zoo(path: Path, plan: ZooPlan, data_dir: str, threads: int | None = None, device: str = "cpu") -> ZooData:
-    """Reads the zoo, after building it if it isn't there.
+    """Reads the zoo, after building it if it isn't there. Finished chunks and shards that are there are kept.
 
     Raises:
         ValueError: images that cannot be had, a file that is not this zoo, no space or no permission, a diverged fit.
@@ -82,95 +92,153 @@ def open_zoo(path: Path, plan: ZooPlan, data_dir: str, threads: int | None = Non
     if not there:
         with build_lock(path):
             if not path.exists():
-                _build(path, plan, manifest, data_dir, threads, device)
+                build = ZooBuild(path, plan, data_dir, threads, device)
+                with build.progress(f"zoo {path.stem}", range(build.partial.num_chunks)) as progress:
+                    for number in range(build.partial.num_chunks):
+                        build.finish_chunk(number, progress)
+                    build.assemble()
+                print(f"zoo {path}: {progress.summary()}, {path.stat().st_size / 2**20:.0f} MiB", flush=True)
     return read_zoo(path, manifest)
 
 
-def _build(
-    path: Path, plan: ZooPlan, manifest: dict[str, Any], data_dir: str, threads: int | None, device: str
-) -> None:
-    start = time.perf_counter()
-    images = load_images(plan.source, data_dir)
-    height, width, channels = images.pixels.shape[1:]
-    coords = pixel_grid(height, width, plan.recipe.grid)
-    index, view = plan.networks()
-    work = max(1, plan.recipe.num_steps) * len(coords) * num_params(plan.sizes)
-    backend = choose_backend("auto", device)
-    most = min(CHUNK_NETWORKS, int(CHUNK_WORK[backend if device == "cpu" else "gpu"] / work))
-    partial = PartialZoo(path, manifest, len(index), max(SMALLEST_CHUNK, most), images.fingerprint)
-    total_psnr, done, kept = 0.0, 0, 0
-    with (
-        _told_when_stopped(path, partial),
-        tqdm(
-            total=len(index),
-            desc=f"zoo {path.stem}",
-            unit="net",
-            smoothing=0.1,
-            mininterval=0.2 if _is_terminal() else 10.0,
-        ) as bar,
-    ):
+class ZooBuild:
+    """A zoo that is being built: what it is fitted to, its networks, and the chunks that are finished.
 
-        def report(count: int, psnr: float) -> None:
-            nonlocal total_psnr, done
-            total_psnr, done = total_psnr + psnr, done + count
-            bar.set_postfix_str(f"PSNR {total_psnr / done:.1f} dB", refresh=False)
-            bar.update(count)
+    Args:
+        path: the HDF5 file that it will be.
+        plan: which networks.
+        data_dir: where the plan's data is.
+        threads: of the fit; None: one a core.
+        device: ``cpu`` or a GPU's name.
+        num_shards: how many processes share the chunks; None: this one has the zoo alone.
 
-        for number, first in enumerate(range(0, len(index), partial.chunk)):
-            rows = slice(first, min(first + partial.chunk, len(index)))
-            if (old := partial.read(number)) is not None:
-                kept += len(old["psnr"])
-                bar.initial += len(old["psnr"])
-                report(len(old["psnr"]), float(old["psnr"].sum()))
-                continue
-            params = init_params(plan.recipe, plan.sizes, plan.source, index[rows], view[rows])
-            pixels = images.pixels[index[rows]].reshape(-1, height * width, channels)
-            fit = fit_sirens(
-                params, pixels, coords, plan.recipe, device=device, threads=threads, backend=backend, progress=report
+    Raises:
+        ValueError: data that cannot be had, or an unfinished build of another zoo.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        plan: ZooPlan,
+        data_dir: str,
+        threads: int | None = None,
+        device: str = "cpu",
+        num_shards: int | None = None,
+    ) -> None:
+        self.path, self.plan, self.threads, self.device = path, plan, threads, device
+        self.targets = plan.load(data_dir)
+        self.index, self.view = plan.networks()
+        self.backend = choose_backend("auto", device)
+        work = max(1, plan.recipe.num_steps) * self.targets.num_points * num_params(plan.sizes)
+        most = min(CHUNK_NETWORKS, int(CHUNK_WORK[self.backend if device == "cpu" else "gpu"] / work))
+        chunk = max(SMALLEST_CHUNK, most)
+        if num_shards is not None:  # the same number of chunks for each
+            count = len(self.index)
+            chunk = max(SMALLEST_CHUNK, -(-count // (num_shards * -(-count // (num_shards * chunk)))))
+        self.partial = PartialZoo(
+            path, plan.manifest(), len(self.index), chunk, self.targets.fingerprint, shared=num_shards is not None
+        )
+
+    def rows(self, number: int) -> slice:
+        """The rows of the zoo that are chunk ``number``."""
+        first = number * self.partial.chunk
+        return slice(first, min(first + self.partial.chunk, len(self.index)))
+
+    def finish_chunk(self, number: int, progress: Progress) -> None:
+        """Fits the networks of a chunk and keeps them, or counts those that are there.
+
+        Raises:
+            ValueError: a damaged chunk, a diverged fit, no space.
+        """
+        old = self.partial.read(number, only=("psnr",))
+        if old is not None:
+            progress.keep(old["psnr"])
+            return
+        index, view = self.index[self.rows(number)], self.view[self.rows(number)]
+        params = init_params(self.plan.recipe, self.plan.sizes, self.plan.source, index, view)
+        coords, values = self.targets.select(index)
+        fit = fit_sirens(
+            params, values, coords, self.plan.recipe,
+            device=self.device, threads=self.threads, backend=self.backend, progress=progress.report,
+        )  # fmt: skip
+        _check_finite(fit.params, index)
+        columns: dict[str, NDArray[Any]] = {
+            "params": fit.params,
+            "psnr": fit.psnr,
+            "steps": fit.steps,
+            "index": index,
+            "view": view,
+            "label": self.targets.labels[index],
+        }
+        notes = {"backend": [f"{self.backend} on {self.device}"], "versions": [VERSIONS]}
+        self.partial.write(number, columns, notes)
+
+    def check_chunk(self, number: int) -> None:
+        """Raises ValueError for a chunk that is damaged or that holds other networks than planned."""
+        columns = self.partial.read(number)
+        assert columns is not None, "check_chunk() of a chunk that isn't there"
+        rows = self.rows(number)
+        index, shape = self.index[rows], (rows.stop - rows.start, num_params(self.plan.sizes))
+        whole = columns["params"].shape == shape and np.isfinite(columns["params"]).all()
+        same = np.array_equal(columns["index"], index) and np.array_equal(columns["view"], self.view[rows])
+        if not (whole and same and np.array_equal(columns["label"], self.targets.labels[index])):
+            raise ValueError(
+                f"{self.partial.chunk_path(number)} does not hold the networks that belong there: delete this file and "
+                "run again to rebuild it."
             )
-            _check_finite(fit.params, index[rows])
-            columns: dict[str, NDArray[Any]] = {
-                "params": fit.params,
-                "psnr": fit.psnr,
-                "steps": fit.steps,
-                "index": index[rows],
-                "view": view[rows],
-                "label": images.labels[index[rows]],
-            }
-            partial.write(number, columns)
-    versions = f"nfbench {__version__}, torch {torch.__version__}, h5py {h5py.__version__}, numpy {np.__version__}"
-    with _told_when_stopped(path, partial):
-        partial.assemble(
-            {
-                "origin": images.origin,
-                "images_sha256": images.fingerprint,
-                "versions": versions,
-                "backend": f"{backend} on {device}",
-            }
-        )
-    seconds = time.perf_counter() - start
-    resumed = f" ({kept} kept from an earlier build)" if kept else ""
-    print(
-        f"zoo {path}: {len(index)} networks{resumed} of {images.origin}, mean PSNR {total_psnr / done:.1f} dB, "
-        f"{seconds:.1f} s, {path.stat().st_size / 2**20:.0f} MiB",
-        flush=True,
-    )
+
+    def assemble(self) -> None:
+        """Joins all chunks to the zoo's file."""
+        found: dict[str, set[str]] = {"_backend": set(), "_versions": set()}  # processes may have been of several kinds
+        for number in range(self.partial.num_chunks):
+            for name, texts in (self.partial.read(number, only=found) or {}).items():
+                found[name] |= set(texts.tolist())
+        said = {name.removeprefix("_"): "; ".join(sorted(texts)) for name, texts in found.items()}
+        self.partial.assemble({"origin": self.targets.origin, "images_sha256": self.targets.fingerprint, **said})
+
+    @contextmanager
+    def progress(self, title: str, chunks: range) -> Iterator[Progress]:
+        """A bar for the networks of these chunks. After Ctrl-C, one line says what is kept."""
+        count = sum(rows.stop - rows.start for rows in map(self.rows, chunks))
+        every = 0.2 if _is_terminal() else 10.0
+        try:
+            with tqdm(total=count, desc=title, unit="net", smoothing=0.1, mininterval=every) as bar:
+                yield Progress(bar, self.targets.origin)
+        except KeyboardInterrupt:
+            done = min(self.partial.num_networks, self.partial.num_finished() * self.partial.chunk)
+            print(
+                f"stopped building {self.path}: {done} of {self.partial.num_networks} networks are kept; run the same "
+                "command again to go on from there",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise
 
 
-@contextmanager
-def _told_when_stopped(path: Path, partial: PartialZoo) -> Iterator[None]:
-    """One line after Ctrl-C: what is kept."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        done = min(partial.num_networks, partial.num_finished() * partial.chunk)
-        print(
-            f"stopped building {path}: {done} of {partial.num_networks} networks are kept; run the same command again "
-            "to go on from there",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise
+class Progress:
+    """Counts the networks that are done, on a bar that shows their mean PSNR."""
+
+    def __init__(self, bar: tqdm, origin: str) -> None:
+        self.bar, self.origin, self.start = bar, origin, time.perf_counter()
+        self.total_psnr, self.done, self.kept = 0.0, 0, 0
+
+    def report(self, count: int, psnr: float) -> None:
+        """Adds networks that were just fitted, with the sum of their PSNR."""
+        self.total_psnr, self.done = self.total_psnr + psnr, self.done + count
+        self.bar.set_postfix_str(f"PSNR {self.total_psnr / self.done:.1f} dB", refresh=False)
+        self.bar.update(count)
+
+    def keep(self, psnr: NDArray[np.float32]) -> None:
+        """Adds networks that were there before."""
+        self.kept += len(psnr)
+        self.bar.initial += len(psnr)
+        self.report(len(psnr), float(psnr.sum()))
+
+    def summary(self) -> str:
+        """How many networks of what, how good, how long."""
+        kept = f" ({self.kept} kept from an earlier build)" if self.kept else ""
+        psnr = f", mean PSNR {self.total_psnr / self.done:.1f} dB" if self.done else ""
+        return f"{self.done} networks{kept} of {self.origin}{psnr}, {time.perf_counter() - self.start:.1f} s"
 
 
 def _is_terminal() -> bool:

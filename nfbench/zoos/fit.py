@@ -113,7 +113,7 @@ def fit_sirens(
     Args:
         params: initial parameters (N, T), not changed.
         images: targets (N, P, O) in [0, 1].
-        coords: pixel coordinates (P, D).
+        coords: pixel coordinates (P, D) of all images, or (N, P, D).
         recipe: what to do.
         device: ``cpu`` or a GPU's name; a GPU uses torch.
         threads: of the kernel; default the number of cores this process may use.
@@ -124,8 +124,9 @@ def fit_sirens(
         ValueError: shapes that don't fit together, an unknown backend.
         KernelUnavailable: for ``backend="kernel"`` without a working compiler.
     """
-    sizes = layer_sizes(recipe, images.shape[2], coords.shape[1])
-    if params.shape != (len(images), num_params(sizes)) or images.shape[1] != len(coords):
+    sizes = layer_sizes(recipe, images.shape[2], coords.shape[-1])
+    fits = coords.shape[:-1] in (images.shape[1:2], images.shape[:2])
+    if params.shape != (len(images), num_params(sizes)) or not fits:
         raise ValueError(
             f"params {params.shape}, images {images.shape} and coords {coords.shape} don't fit together: "
             f"a SIREN of sizes {sizes} has {num_params(sizes)} parameters."
@@ -194,13 +195,16 @@ def _fit_kernel(
     widths = np.array(sizes, np.int64)
     mse, steps = np.empty(len(params)), np.empty(len(params), np.int64)
     # About 0.1 s of work a call, so that progress moves, Ctrl-C works, and the threads end at the same time.
-    work = max(1, recipe.num_steps) * (len(coords) + 16) * num_params(sizes)
+    points = targets.shape[1]
+    work = max(1, recipe.num_steps) * (points + 16) * num_params(sizes)
     group = max(1, min(int(5e9 / work), -(-len(params) // (4 * threads))))
+    if own := coords.ndim == 3:  # a call has one set of coordinates
+        group = 1
 
     def fit_group(start: int) -> slice:
         rows = slice(start, min(start + group, len(params)))
         status = library.nfbench_fit_sirens(
-            rows.stop - start, len(widths), widths.ctypes.data, len(coords), coords.ctypes.data,
+            rows.stop - start, len(widths), widths.ctypes.data, points, (coords[start] if own else coords).ctypes.data,
             targets[rows].ctypes.data, params[rows].ctypes.data, recipe.w0_first, recipe.w0_hidden,
             recipe.output_offset, recipe.lr, BETA1, BETA2, EPS, recipe.num_steps, recipe.stop_mse, TILE_BYTES,
             mse[rows].ctypes.data, steps[rows].ctypes.data,

@@ -33,11 +33,11 @@ def fit_torch(
     device: str = "cpu",
     finished: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]:
-    """Fits N networks: params (N, T), targets (N, P, O), coords (P, D) -> params, mean squared errors, steps taken.
+    """Fits N networks: params (N, T), targets (N, P, O), coords (P, D) or (N, P, D) -> params, squared errors, steps.
 
     ``finished`` is called with the mean squared errors of each chunk of networks when it is done.
     """
-    per_network = 4 * len(coords) * 4 * sum(sizes[1:])
+    per_network = 4 * targets.shape[1] * 4 * sum(sizes[1:])
     chunk = max(1, (CPU_CHUNK_BYTES if device == "cpu" else GPU_CHUNK_BYTES) // per_network)
     step: Step = _step if device == "cpu" else compiled_step()
     fitted, errors, counts = [], [], []
@@ -46,7 +46,8 @@ def fit_torch(
         rows = slice(start, start + chunk)
         flat = torch.from_numpy(params[rows].copy()).to(device)
         target = torch.from_numpy(np.ascontiguousarray(targets[rows])).to(device)
-        flat, mse, taken = _fit_chunk(step, flat, target, grid, tuple(sizes), recipe)
+        own = grid if grid.ndim == 2 else grid[rows]
+        flat, mse, taken = _fit_chunk(step, flat, target, own, tuple(sizes), recipe)
         fitted.append(flat.cpu().numpy())
         errors.append(mse.double().cpu().numpy())
         counts.append(taken.cpu().numpy())

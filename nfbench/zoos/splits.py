@@ -47,7 +47,7 @@ def default_split(source: str, definition: str) -> str:
     """The split that is used when none is named."""
     if source == "digits":
         return "digits"
-    if definition == "dws":
+    if definition.startswith("dws"):
         return "dws"
     return "nfn" if definition == "nfn" and source == "fashion" else "official"
 

@@ -1,8 +1,10 @@
-"""The HDF5 store of a zoo, and how a build survives being killed.
+"""The HDF5 store of any zoo, and how a build or an import survives being killed.
 
-A whole zoo is one file ``<name>.h5``: ``params`` (N, T) float32 in torch's order, ``label``, ``index``, ``view`` (N,)
-int64, ``psnr`` (N,) float32, ``steps`` (N,) int64, and attributes: format, manifest (JSON: spec, recipe with its hash,
-source, which networks), origin of the images, versions.
+A whole zoo is one file ``<name>.h5`` of columns, a row a network, sorted by (index, view). Every zoo has ``params``
+(N, T) float32 in torch's order, and ``label``, ``index``, ``view`` (N,) int64; label -1: no class. Beside these it may
+have any columns (N,) of int64, float32 or short strings: ``psnr`` and ``steps`` of fitted images, ``test_accuracy`` of
+trained classifiers. Its attributes: format, columns (JSON: their names), manifest (JSON: spec, recipe with its hash,
+source, which networks), and others such as the origin of the images and versions.
 
 An HDF5 file that is being written when its process is killed may be lost as a whole. So nothing is written to a file
 that holds finished work: each chunk of networks goes to its own small file in ``<name>.h5.partial/``, under a temporary
@@ -20,8 +22,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,23 +32,38 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = "nfbench siren zoo 1"
-COLUMNS = {"params": np.float32, "label": np.int64, "index": np.int64, "view": np.int64, "psnr": np.float32,
-           "steps": np.int64}  # fmt: skip
+FORMAT = "nfbench zoo 2"
+FIRST_FORMAT = "nfbench siren zoo 1"  # the same, but always with the columns of a fitted zoo, which it doesn't list
+REQUIRED = {"params": np.float32, "label": np.int64, "index": np.int64, "view": np.int64}
+COLUMNS = {**REQUIRED, "psnr": np.float32, "steps": np.int64}  # of a zoo of fitted images
+STRING_BYTES = 64
+Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class ZooData:
-    """A whole zoo in memory: columns as in the file, its manifest, and its other attributes."""
+    """A whole zoo in memory: columns as in the file, its manifest, and its other attributes.
+
+    ``extra``: the columns (N,) beside the four that every zoo has; strings as numpy's ``U``.
+    """
 
     params: NDArray[np.float32]
     label: NDArray[np.int64]
     index: NDArray[np.int64]
     view: NDArray[np.int64]
-    psnr: NDArray[np.float32]
-    steps: NDArray[np.int64]
+    extra: dict[str, NDArray[Any]]
     manifest: dict[str, Any]
     attributes: dict[str, str]
+
+    @property
+    def psnr(self) -> NDArray[np.float32]:
+        """In dB, of each network; NaN where the zoo doesn't say."""
+        return self.extra.get("psnr", np.full(len(self.label), np.nan, np.float32))
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """Steps of the fit; -1 where the zoo doesn't say."""
+        return self.extra.get("steps", np.full(len(self.label), -1, np.int64))
 
 
 @contextmanager
@@ -65,19 +82,42 @@ def file_errors(path: Path, then: Callable[[], str] = str) -> Iterator[None]:
 
 
 @contextmanager
-def build_lock(path: Path) -> Iterator[None]:
-    """Holds the lock of the zoo ``path``; waits, with a message, while another process builds it."""
+def build_lock(path: Path, shared: bool = False) -> Iterator[None]:
+    """Holds the lock of the zoo ``path``; waits, with a message, while another process builds it.
+
+    ``shared``: any number of processes may hold it so, but none beside one that holds it alone.
+    """
     lock = path.with_name(path.name + ".lock")
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(lock, shared=shared, message=f"waiting: another process is building {path}"):
+        yield
+
+
+@contextmanager
+def file_lock(lock: Path, *, shared: bool = False, wait: bool = True, message: str = "") -> Iterator[bool]:
+    """Holds a lock on the file ``lock``, which the system releases when a process dies.
+
+    Args:
+        lock: made if it isn't there.
+        shared: beside others that hold it so.
+        wait: until it is free; else gives False where it is not, without holding it.
+        message: printed before waiting.
+    """
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with file_errors(lock):
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        held = True
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, mode | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting: another process is building {path}", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            held = wait
+            if wait and message:
+                print(message, file=sys.stderr, flush=True)
+            if wait:
+                fcntl.flock(handle, mode)
+        yield held
     finally:
         os.close(handle)
 
@@ -111,20 +151,28 @@ class PartialZoo:
         num_networks: of the whole zoo.
         chunk: how many networks a chunk has.
         images: fingerprint of the images that are fitted: chunks of other images are not continued.
+        shared: other processes write other chunks at the same time.
 
     Raises:
         ValueError: the folder holds chunks of another zoo.
     """
 
     def __init__(
-        self, path: Path, manifest: Mapping[str, Any], num_networks: int, chunk: int, images: str = ""
+        self,
+        path: Path,
+        manifest: Mapping[str, Any],
+        num_networks: int,
+        chunk: int,
+        images: str = "",
+        shared: bool = False,
     ) -> None:
         self.path, self.manifest, self.num_networks = path, dict(manifest), num_networks
         wanted = {**self.manifest, "images": images}
         self.folder = path.with_name(path.name + ".partial")
         with file_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(".*.tmp"):  # of killed processes: we hold the lock
+        with file_errors(path), file_lock(self.folder / "manifest.lock") if shared else nullcontext():
+            for leftover in () if shared else self.folder.glob(".*.tmp"):  # of killed processes: we hold the lock
                 leftover.unlink()
             note = self.folder / "manifest.json"
             known = note.read_text() if note.exists() else None
@@ -136,29 +184,41 @@ class PartialZoo:
         if found != wanted or not isinstance(kept, int) or kept < 1:
             raise ValueError(
                 f"{self.folder} is the unfinished build of another zoo:\n{_differences(wanted, found)}\n"
-                f"Delete that folder to start anew, or choose another name with zoo.file_name=..."
+                f"Delete that folder to start anew, or choose another name (zoo.file_name=..., --out)."
             )
-        self.chunk, self.num_chunks = kept, -(-num_networks // kept)
+        self.chunk = kept
+
+    @property
+    def num_chunks(self) -> int:
+        """Of the whole zoo."""
+        return -(-self.num_networks // self.chunk)
 
     def chunk_path(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}.npz"
 
-    def read(self, number: int) -> dict[str, NDArray[Any]] | None:
-        """The chunk's columns, or None if it is not there yet."""
+    def read(self, number: int, only: Container[str] | None = None) -> dict[str, NDArray[Any]] | None:
+        """The chunk's columns and notes (see `write`), or ``only`` some, or None if it is not there yet."""
         path = self.chunk_path(number)
         if not path.exists():
             return None
         try:
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in COLUMNS}
+                return {name: file[name] for name in file.files if only is None or name in only}
         except Exception as error:  # np.load has no one class of errors for a damaged file
             raise ValueError(f"{path} is damaged ({error}): delete this file and run again to rebuild it.") from error
 
-    def write(self, number: int, columns: Mapping[str, NDArray[Any]]) -> None:
+    def write(self, number: int, columns: Columns, notes: Mapping[str, list[str]] | None = None) -> None:
+        """Keeps a chunk: all four required columns and any others, and notes, lists of texts for whoever assembles.
+
+        Raises:
+            ValueError: no space or no permission; a string that is too long.
+        """
+        arrays = {name: _storable(name, columns[name]) for name in (*REQUIRED, *(columns.keys() - REQUIRED.keys()))}
+        arrays |= {f"_{name}": np.array(texts, dtype=np.str_) for name, texts in (notes or {}).items()}
+
         def save(file: Path) -> None:
             with file.open("wb") as out:
-                arrays: dict[str, Any] = {n: np.ascontiguousarray(columns[n], dtype) for n, dtype in COLUMNS.items()}
-                np.savez(out, **arrays)
+                np.savez(out, **arrays)  # type: ignore[arg-type]  # its own keywords come first in numpy's stubs
 
         with file_errors(self.path, lambda: f"{self.num_finished()} of {self.num_chunks} chunks are kept."):
             write_atomically(self.chunk_path(number), save)
@@ -167,26 +227,58 @@ class PartialZoo:
         """How many chunks are there."""
         return len(list(self.folder.glob("chunk-*.npz")))
 
-    def assemble(self, attributes: Mapping[str, str]) -> None:
-        """Joins all chunks, one at a time, into the HDF5 file, puts that in place, and deletes the chunks."""
+    def assemble(self, attributes: Mapping[str, str], manifest: Mapping[str, Any] | None = None) -> None:
+        """Joins all chunks into the HDF5 file, puts that in place, and deletes the chunks.
+
+        Args:
+            attributes: beside the format, the columns and the manifest.
+            manifest: replaces the one that the build began with.
+        """
 
         def save(file: Path) -> None:
             with h5py.File(file, "w") as out:
-                for number in range(self.num_chunks):
-                    columns = self.read(number)
-                    assert columns is not None, "assemble() before all chunks are there"
-                    rows = slice(number * self.chunk, number * self.chunk + len(columns["label"]))
+                count, parts = self._parts()
+                at, names = 0, []
+                for columns in parts:
+                    rows = slice(at, at := at + len(columns["label"]))
                     for name, values in columns.items():
-                        if number == 0:  # with checksums, so that a flipped byte is noticed when it is read
-                            shape, block = (self.num_networks, *values.shape[1:]), values.shape
+                        if name not in out:  # with checksums, so that a flipped byte is noticed when it is read
+                            shape, block = (count, *values.shape[1:]), (min(self.chunk, count), *values.shape[1:])
                             out.create_dataset(name, shape, values.dtype, chunks=block, fletcher32=True)
+                            names.append(name)
                         out[name][rows] = values
-                for name, text in {**attributes, "format": FORMAT, "manifest": to_json(self.manifest)}.items():
+                said = {**(self.manifest if manifest is None else manifest), "num_networks": count}
+                own = {"format": FORMAT, "columns": json.dumps(sorted(names)), "manifest": to_json(said)}
+                for name, text in {**attributes, **own}.items():
                     out.attrs[name] = text
 
         with file_errors(self.path, lambda: "All finished networks are kept."):
             write_atomically(self.path, save)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _parts(self) -> tuple[int, Iterator[Columns]]:
+        """How many rows there are, and all of them in order, part by part."""
+        return self.num_networks, (self._columns(number) for number in range(self.num_chunks))
+
+    def _columns(self, number: int) -> Columns:
+        columns = self.read(number)
+        assert columns is not None, "assemble() before all chunks are there"
+        return {name: values for name, values in columns.items() if not name.startswith("_")}
+
+
+def _storable(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """As int64, float32, or bytes of UTF-8. Raises ValueError for a name or a text that a zoo cannot keep."""
+    if name[:1] in ("", "_", ".") or set(name) & set("/\0"):
+        raise ValueError(f"a zoo cannot have a column named {name!r}: no '/', and no '_' or '.' at the beginning.")
+    if name in COLUMNS:
+        return np.ascontiguousarray(values, COLUMNS[name])
+    if values.dtype.kind == "U":
+        texts = np.char.encode(values, "utf-8")
+        if texts.dtype.itemsize > STRING_BYTES:
+            longest = max(values.tolist(), key=len)
+            raise ValueError(f"column {name}: {longest!r} is longer than {STRING_BYTES} bytes. Leave the column out.")
+        return texts.astype(f"S{STRING_BYTES}")
+    return np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64)
 
 
 def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
@@ -204,7 +296,7 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
     try:
         with h5py.File(path, "r") as file:
             attributes = {name: str(value) for name, value in file.attrs.items()}
-            if attributes.get("format") != FORMAT:
+            if attributes.get("format") not in (FORMAT, FIRST_FORMAT):
                 raise ValueError(f"{path} is an HDF5 file, but not a zoo of nfbench (no format {FORMAT!r}). {advice}")
             manifest = json.loads(attributes["manifest"])
             if not isinstance(manifest, dict):
@@ -213,17 +305,20 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
                 raise ValueError(
                     f"{path} holds another zoo than the one asked for:\n{_differences(expected, manifest)}\n{advice}"
                 )
-            for name, dtype in COLUMNS.items():
-                columns[name] = np.asarray(file[name][()], dtype)
+            listed = COLUMNS if attributes["format"] == FIRST_FORMAT else json.loads(attributes["columns"])
+            for name in {**REQUIRED, **dict.fromkeys(listed)}:
+                values = file[name][()]
+                text = values.dtype.kind == "S" and name not in COLUMNS
+                columns[name] = np.char.decode(values, "utf-8") if text else _storable(name, values)
             count, width = manifest["num_networks"], manifest["num_params"]
     except PermissionError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-    except (OSError, RuntimeError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeError) as error:
         raise ValueError(
             f"{path} is not a whole zoo file: truncated, damaged or foreign ({error}). {advice}"
         ) from error
     shapes = {name: values.shape for name, values in columns.items()}
-    if shapes != {name: (count, width) if name == "params" else (count,) for name in COLUMNS}:
+    if shapes != {name: (count, width) if name == "params" else (count,) for name in columns}:
         raise ValueError(f"{path} lacks networks: expected {count} of {width} parameters, found {shapes}. {advice}")
     bad = ~np.isfinite(columns["params"])
     if bad.any():
@@ -231,7 +326,9 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
             f"{path} has {int(bad.sum())} weights that are NaN or infinite, in {int(bad.any(axis=1).sum())} of {count} "
             f"networks (first: image {int(columns['index'][bad.any(axis=1)][0])}). {advice}"
         )
-    return ZooData(**columns, manifest=manifest, attributes=attributes)
+    extra = {name: values for name, values in columns.items() if name not in REQUIRED}
+    required = {name: columns[name] for name in REQUIRED}
+    return ZooData(**required, extra=extra, manifest=manifest, attributes=attributes)
 
 
 def to_json(values: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 ROOT = Path(__file__).resolve().parents[2]
 
 TYPOS = {
-    "zoo.definition=dw": ["zoo.definition='dw' is not known", "digits, nfn, dws, dws_fashion"],
+    "zoo.definition=dw": ["zoo.definition='dw' is not known", "digits, nfn, dws, dws_mnist, dws_fashion"],
     "size=ful": ["size=ful is unknown", "tiny, cpu, full"],
     "task.report=nfbench.report.inr_clss": ["task.report=nfbench.report.inr_clss", "No module named"],
     "task.metric=test/accuracy": ["task.metric=test/accuracy is unknown", "test/acc"],

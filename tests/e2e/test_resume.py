@@ -14,6 +14,8 @@ from nfbench.resume import KEY, RunState, read_checkpoint
 EVERYTHING = [
     *("model=nft", "model.width=16", "model.num_blocks=1", "model.num_queries=2", "model.dropout=0.1"),
     *("task.ema_decay=0.9", "task.warmup_steps=2", "trainer.max_epochs=4", "trainer.enable_progress_bar=false"),
+    *("zoo.augment_flip=both", "zoo.augment_permute=true", "zoo.augment_noise=0.1"),
+    *("zoo.augment_dropout=0.1", "zoo.augment_mixup=0.2"),
 ]
 
 

@@ -15,7 +15,7 @@ ARROWS = {
     "layers": {"torch", "nfbench.weightspace"},
     "models": {"torch", "nfbench.weightspace", "nfbench.layers"},
     "tasks": {"torch", "nfbench.weightspace", "lightning", "torchmetrics", "numpy"},
-    "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "sklearn", "tqdm"},
+    "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "safetensors", "sklearn", "tqdm"},
     "report": {"numpy", "pandas", "matplotlib"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",

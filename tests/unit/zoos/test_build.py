@@ -166,7 +166,7 @@ def test_a_kill_loses_ten_seconds_at_most(source, tmp_path, monkeypatch):
     """The kernel takes about 17 us for a step of 784 pixels x 1185 parameters on 2 cores."""
     seen = []
 
-    def note(path, manifest, count, chunk, images):
+    def note(path, manifest, count, chunk, images, shared):
         seen.append(chunk)
         raise KeyboardInterrupt
 

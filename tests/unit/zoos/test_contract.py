@@ -9,12 +9,13 @@ import torch
 import yaml
 
 from nfbench.weightspace import NetworkSpec, ZooBatch
-from nfbench.zoos import SirenZoo, build
+from nfbench.zoos import ShapesZoo, SirenZoo, build
 from nfbench.zoos.images import ImageSet, load_images, source_info
+from nfbench.zoos.inr import InrZoo
 
 FILES = sorted((Path(build.__file__).parents[2] / "conf" / "zoo").glob("*.yaml"))
+ITEMS = {SirenZoo: {"num_images": 20}, ShapesZoo: {"num_shapes": 50, "points": 64, "samples": 32}}
 TINY = {
-    "num_images": 20,
     "num_views": 2,
     "num_steps": 2,
     "views_per_epoch": 1,
@@ -34,15 +35,16 @@ def blank_images(source: str, data_dir: str) -> ImageSet:
 
 
 @pytest.fixture(params=FILES, ids=[path.stem for path in FILES])
-def zoo(request, tmp_path, monkeypatch) -> SirenZoo:
+def zoo(request, tmp_path, monkeypatch) -> InrZoo:
     monkeypatch.setattr(build, "load_images", blank_images)
-    known = inspect.signature(SirenZoo.__init__).parameters
-    values = {k: v for k, v in yaml.safe_load(request.param.read_text()).items() if k in known}
+    written = yaml.safe_load(request.param.read_text())
+    kind = next(kind for kind in ITEMS if written["target"].endswith(f".{kind.__name__}"))
     folders = {"data_dir": str(tmp_path), "zoo_dir": str(tmp_path)}
-    return SirenZoo(**{**values, **TINY, **folders, "eval_views": "all"})
+    values = {**written, **TINY, **ITEMS[kind], **folders, "eval_views": "all"}
+    return kind(**{k: v for k, v in values.items() if k in inspect.signature(kind).parameters})
 
 
-def epoch_of(zoo: SirenZoo, epoch: int) -> list[ZooBatch]:
+def epoch_of(zoo: InrZoo, epoch: int) -> list[ZooBatch]:
     loader = zoo.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return list(loader)
@@ -76,7 +78,8 @@ def test_contract(zoo):
     for epoch in range(1, 12):
         pairs["train"] |= {p for b in epoch_of(zoo, epoch) for p in zip(b.index.tolist(), b.view.tolist(), strict=True)}
     images = {name: {index for index, _ in found} for name, found in pairs.items()}
-    assert len(set.union(*images.values())) == sum(map(len, images.values())) == 20, "an image is in one part"
+    total = len(zoo.split.all_images)
+    assert len(set.union(*images.values())) == sum(map(len, images.values())) == total, "an image is in one part"
     for name, found in pairs.items():
         assert len(found) == 2 * len(images[name]), f"{name}: all views of an image are in its part"
 

@@ -1,6 +1,7 @@
 """Recipes: definitions by name, overrides that show, canonical JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,13 @@ def test_definitions_are_as_published():
     assert label == "nfn"
     assert (nfn.widths, nfn.w0_first, nfn.lr, nfn.num_steps) == ((32, 32), 30.0, 5e-5, 5000)
     assert (nfn.pixel_min, nfn.pixel_max, nfn.output_offset, nfn.stop_psnr) == (-1.0, 1.0, 0.0, None)
+    assert (nfn.init, nfn.bias_init, nfn.w0_hidden, nfn.grid) == ("siren", "default", 30.0, "ij")
     dws, _ = make_recipe("dws")
-    assert (dws.lr, dws.num_steps, dws.stop_psnr, dws.output_offset) == (5e-4, 1000, 40.0, 0.5)
-    assert (dws.init, dws.bias_init) == ("uniform", "zero")
+    assert (dws.widths, dws.w0_first, dws.w0_hidden) == ((32, 32), 30.0, 30.0)
+    assert (dws.init, dws.bias_init, dws.output_offset, dws.grid) == ("uniform", "zero", 0.5, "xy")
+    assert (dws.pixel_min, dws.pixel_max, dws.stop_psnr, dws.lr, dws.num_steps) == (0.0, 1.0, 40.0, 5e-4, 1000)
+    assert make_recipe("dws_mnist")[0] == replace(dws, lr=1e-3, num_steps=1500)
+    assert make_recipe("dws_fashion")[0] == replace(dws, lr=5e-4, num_steps=10_000)
 
 
 def test_overrides_show_in_the_label():
@@ -54,7 +59,7 @@ def test_bad_values_are_named(values, message):
 
 
 def test_unknown_definition_lists_the_known():
-    with pytest.raises(ValueError, match="digits, nfn, dws, custom"):
+    with pytest.raises(ValueError, match="digits, nfn, dws, dws_mnist, dws_fashion"):
         make_recipe("other")
     with pytest.raises(ValueError, match=r"zoo\.widths"):
         make_recipe("custom")

@@ -186,7 +186,7 @@ def test_protocol_names_the_images_once_loaded(make_zoo):
     ("values", "message"),
     [
         ({"source": "svhn"}, "digits, mnist, fashion, cifar10"),
-        ({"definition": "siren"}, "digits, nfn, dws, custom"),
+        ({"definition": "siren"}, "digits, nfn, dws, dws_mnist, dws_fashion"),
         ({"eval_views": "two"}, "one, all"),
         ({"standardize": "entry"}, "none, layer"),
         ({"num_views": 0}, "1 or more"),

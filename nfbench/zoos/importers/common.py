@@ -1,0 +1,193 @@
+"""Reads the files of an archive or folder one after the other, safely: nothing is unpacked, and no code is run.
+
+A tar (also compressed), a zip or a folder gives the same `Member`s. A member that leaves the folder, a link or a device
+makes the whole source suspect: `ValueError`. A member that is too large or damaged is `Broken`, which an import counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+MAX_BYTES = 64 * 2**20  # of one file: the networks of these zoos take less than one MiB, so more is a mistake or a bomb
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
+
+
+class Broken(ValueError):
+    """One file that cannot be used; says why, without its name."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file: its name with ``/``, relative to the archive or folder; ``read`` works until the next one is asked for.
+
+    ``read`` raises `Broken` for a file that is damaged or larger than `MAX_BYTES`.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def members(path: Path) -> Iterator[Member]:
+    """The files of a tar, zip or folder; of a folder sorted by name, of an archive in its own order.
+
+    Raises:
+        ValueError: neither of these; damaged or cut off; a member that is refused.
+    """
+    if path.is_dir():
+        yield from _folder(path)
+    elif not path.is_file():
+        raise ValueError(f"{path} is not there: give an archive (tar, zip) or a folder with its files.")
+    elif tarfile.is_tarfile(path):  # first: files of torch are zips, so a tar of them looks like a zip from its end
+        yield from _tar(path)
+    elif zipfile.is_zipfile(path):
+        yield from _zip(path)
+    else:
+        raise ValueError(f"{path} is neither a tar, nor a zip, nor a folder: it is another file, or damaged.")
+
+
+def read_one(path: Path, name: str) -> bytes | None:
+    """The content of the first file of this name, in any folder; None if there is none. Raises as `members`."""
+    for member in members(path):
+        if PurePosixPath(member.name).name == name:
+            return member.read()
+    return None
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """What tells this source from another: an archive's SHA-256, or names and sizes of all files of a folder."""
+    if path.is_file():
+        return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    lines = [f"{(path / member.name).stat().st_size} {member.name}" for member in _folder(path)]
+    return {"folder": path.name, "files": len(lines), "listing_sha256": digest(lines)}
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text, in their order."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def _checked(name: str, path: Path) -> str:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or (parts and parts[0].endswith(":")):
+        raise _refused(path, name, "leaves the folder")
+    return str(PurePosixPath(name))
+
+
+def _refused(path: Path, name: str, why: str) -> ValueError:
+    return ValueError(
+        f"{path}: the member {name!r} {why}. Archives of networks hold plain files only, so this one is refused; get "
+        "it from its authors again, or unpack it yourself and give the folder."
+    )
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """tarfile takes a damaged header in the middle for the end of the archive; this raises."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictInfo:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # missing in the stubs
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error}, at byte {archive.offset}") from error
+
+
+def _tar(path: Path) -> Iterator[Member]:
+    last = "its beginning"
+    try:
+        with tarfile.open(path, "r:*", tarinfo=_StrictInfo) as tar:
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep the headers of half a million files
+                name = _checked(info.name, path)
+                if info.issym() or info.islnk():
+                    raise _refused(path, name, f"is a link to {info.linkname!r}")
+                if not (info.isfile() or info.isdir()):
+                    raise _refused(path, name, "is a device or something else that is not a file")
+                if info.isfile():
+                    yield Member(name, partial(_read_tar, tar, info))
+                last = repr(name)
+    except _DAMAGE as error:
+        raise ValueError(
+            f"{path} is damaged or cut off after {last} ({error}). What was read before is kept; get the file again, "
+            "or unpack what can be unpacked and give the folder."
+        ) from error
+
+
+def _read_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    _check_size(info.size)
+    try:
+        file = tar.extractfile(info)
+        assert file is not None, "checked: a plain file"
+        return file.read()
+    except _DAMAGE as error:
+        raise Broken(f"cannot be read: {error}") from error
+
+
+def _zip(path: Path) -> Iterator[Member]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                name = _checked(info.filename, path)
+                mode = info.external_attr >> 16
+                if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    kind = "a link" if stat.S_ISLNK(mode) else "a device or something else that is not a file"
+                    raise _refused(path, name, f"is {kind}")
+                if not info.is_dir():
+                    yield Member(name, partial(_read_zip, archive, info))
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is damaged or cut off ({error}). Get the file again.") from error
+
+
+def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    _check_size(info.file_size)
+    try:
+        with archive.open(info) as file:
+            return file.read(MAX_BYTES)
+    except (*_DAMAGE, NotImplementedError) as error:
+        raise Broken(f"cannot be read: {error}") from error
+
+
+def _folder(path: Path) -> Iterator[Member]:
+    root = path.resolve()
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        here = Path(folder)
+        for name in sorted(names) + folders:
+            file = here / name
+            if file.is_symlink() and (name in folders or not file.resolve().is_relative_to(root)):
+                raise _refused(path, str(file.relative_to(path)), f"is a link to {str(file.readlink())!r}")
+            if name not in folders and not file.is_file():
+                raise _refused(path, str(file.relative_to(path)), "is a device or something else that is not a file")
+        for name in sorted(names):
+            file = here / name
+            yield Member(file.relative_to(path).as_posix(), partial(_read_file, file))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        _check_size(path.stat().st_size)
+        return path.read_bytes()
+    except OSError as error:
+        raise Broken(f"cannot be read: {error.strerror or error}") from error
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise Broken(f"has {size / 2**20:.0f} MiB, more than the {MAX_BYTES // 2**20} MiB that a network may have")

@@ -1,0 +1,125 @@
+"""State dicts from bytes, without running code, and their weights as one row of a zoo."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from nfbench.weightspace import NetworkSpec
+from nfbench.zoos.importers.common import MAX_BYTES, Broken
+
+# What torch's restricted unpickler says when a pickle asks for a function or class that is not on its list.
+_CODE = re.compile(r"[Uu]nsupported (?:class|global|GLOBAL)[^\n]*|[^\n]*reduce for unrecognized function[^\n]*")
+
+
+def load_state(data: bytes, name: str) -> dict[str, object]:
+    """What `torch.save` or safetensors wrote: a dict of tensors, and perhaps plain values beside them.
+
+    Pickles are read by torch's restricted unpickler (``weights_only=True``) alone. safetensors doesn't keep the order
+    of the tensors, so they are put in the natural order of their names (``net.2`` before ``net.10``), weight first.
+
+    Raises:
+        ValueError: a pickle that would run code; the source is not one to trust, so this is never counted as broken.
+        Broken: damaged, not a dict, or one that grows when it is read.
+    """
+    if name.endswith(".safetensors"):
+        try:
+            tensors = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise Broken(f"is not a safetensors file: {error}") from error
+        return {key: tensors[key] for key in sorted(tensors, key=_natural)}
+    try:
+        if data.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(data)) as parts:
+                if sum(part.file_size for part in parts.infolist()) > MAX_BYTES:
+                    raise Broken("unpacks to more than a network may have")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols and old formats, which are refused or read
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Broken:
+        raise
+    except pickle.UnpicklingError as error:
+        if found := _CODE.search(str(error)):
+            raise ValueError(
+                f"{name} is a pickle that would run code when it is loaded ({found[0].strip()}): refused, and nothing "
+                "was run. Files of weights have no need of this; do not open it with other tools either."
+            ) from error
+        raise Broken("is not a file of tensors, or damaged") from error
+    except Exception as error:  # torch.load has no one class of errors for damaged files
+        raise Broken("is not a file of tensors, or damaged") from error
+    if not isinstance(state, dict):
+        raise Broken(f"holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def to_row(state: Mapping[str, object], spec: NetworkSpec) -> NDArray[np.float32]:
+    """All weights and biases (T,) in the order of ``spec``; the order of the dict counts, not its names.
+
+    Raises:
+        Broken: something that is not a tensor of real numbers, another shape than the spec's, NaN or infinity.
+    """
+    tensors = _tensors(state)
+    try:
+        spec.check_state_dict(tensors)
+    except ValueError as error:
+        raise Broken(str(error)) from error
+    row = torch.cat([t.reshape(-1).float() for t in tensors.values()]).numpy()
+    if not np.isfinite(row).all():
+        raise Broken(f"has {int((~np.isfinite(row)).sum())} weights that are NaN or infinite")
+    return row
+
+
+def infer_spec(state: Mapping[str, object], activation: str) -> NetworkSpec:
+    """The spec whose shapes a state dict has: weight, bias, weight, bias, ..., with 2 dimensions or 4.
+
+    Raises:
+        Broken: tensors that are not such a network.
+    """
+    tensors = _tensors(state)
+    names, shapes = list(tensors), [tuple(t.shape) for t in tensors.values()]
+    sizes: list[str] = []
+    for i in range(0, len(shapes), 2):
+        pair = shapes[i : i + 2]
+        if len(pair) < 2 or len(pair[0]) not in (2, 4) or pair[1] != pair[0][:1]:
+            raise Broken(
+                f"is not a chain of dense layers and convolutions with biases: {names[i]!r} and what follows it have "
+                f"the shapes {', '.join(map(str, pair))}"
+            )
+        weight = pair[0]
+        kernel = f"c{weight[2]}x{weight[3]}" if len(weight) == 4 else ""
+        sizes += [*([] if sizes else [str(weight[1])]), f"{weight[0]}{kernel}"]
+    if any(before[0] != after[1] for before, after in pairwise(shapes[::2])):
+        raise Broken(f"its layers do not follow each other in the order of its tensors: {', '.join(names)}")
+    try:
+        return NetworkSpec.parse(f"{'-'.join(sizes)}:{activation}")
+    except ValueError as error:
+        raise Broken(str(error)) from error
+
+
+def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+            raise Broken(f"{name!r} is not a dense tensor of real numbers")
+        found[name] = value
+    return found
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    parts = re.split(r"(\d+)", name.rpartition(".")[0])
+    return (
+        *((int(p), "") if p.isdigit() else (-1, p) for p in parts),
+        (0, "") if name.endswith("weight") else (1, name),
+    )

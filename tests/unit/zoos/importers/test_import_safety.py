@@ -1,0 +1,230 @@
+"""What is refused, what is counted as broken, and that no code is run."""
+
+import io
+import os
+import pickle
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from archives import NfnSiren, nfn_files, saved, write_folder, write_tar, write_zip
+
+from nfbench.weightspace import NetworkSpec
+from nfbench.zoos.importers import NfnLayout, common, import_zoo
+from nfbench.zoos.importers.common import Broken, members
+from nfbench.zoos.importers.tensors import infer_spec, load_state, to_row
+from nfbench.zoos.store import read_zoo
+
+GOOD = "siren_mnist_wts/randinit_smaller_1s/net1.pth"
+BAD = "siren_mnist_wts/randinit_smaller_1s/net2.pth"
+
+
+class Attack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def attack(path: Path, protocol: int = 2) -> dict[str, bytes]:
+    """Pickles that make a file when they are loaded: torch's zip, torch's old format, a plain pickle."""
+    old = io.BytesIO()
+    torch.save({"a": Attack(path)}, old, _use_new_zipfile_serialization=False)
+    return {"zip": saved({"a": Attack(path)}), "old": old.getvalue(), "plain": pickle.dumps(Attack(path), protocol)}
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "plain"])
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, nfn_nets, form):
+    data = attack(tmp_path / "harm")[form]
+    path = write_tar(tmp_path / "siren_mnist_wts.tar", {**nfn_files(nfn_nets), BAD: data})
+    with pytest.raises(ValueError, match=rf"(?s){BAD}.*would run code.*refused") as error:
+        import_zoo(NfnLayout(path), tmp_path / "zoo.h5")
+    assert not isinstance(error.value, Broken), "never counted as merely broken"
+    assert not (tmp_path / "zoo.h5").exists()
+    assert not (tmp_path / "harm").exists()
+    pickle.loads(attack(tmp_path / "harm")["plain"])
+    assert (tmp_path / "harm").exists(), "the attack works where pickles are trusted"
+
+
+def test_newer_pickles_are_not_run_either(tmp_path):
+    with pytest.raises(ValueError, match=r"not a file of tensors|would run code"):
+        load_state(attack(tmp_path / "harm", protocol=5)["plain"], "x.pth")
+    assert not (tmp_path / "harm").exists()
+
+
+def tar_with(path: Path, **fields) -> Path:
+    """A tar with a good network, then a member with these fields."""
+    write_tar(path, nfn_files({(1, 1, -1): NfnSiren()}))
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo(fields.pop("name", BAD))
+        for name, value in fields.items():
+            setattr(info, name, value)
+        tar.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"name": "../net1.pth"}, "leaves the folder"),
+        ({"name": "a/../../net1.pth"}, "leaves the folder"),
+        ({"name": "/etc/net1.pth"}, "leaves the folder"),
+        ({"name": "C:/net1.pth"}, "leaves the folder"),
+        ({"name": "a\\..\\..\\net1.pth"}, "leaves the folder"),
+        ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "is a link to '/etc/passwd'"),
+        ({"type": tarfile.LNKTYPE, "linkname": GOOD}, "is a link to"),
+        ({"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 5}, "is a device"),
+        ({"type": tarfile.FIFOTYPE}, "is a device"),
+    ],
+)
+def test_tar_members_that_are_refused(tmp_path, fields, reason):
+    path = tar_with(tmp_path / "siren_mnist_wts.tar", **fields)
+    with pytest.raises(ValueError, match=rf"{reason}.*this one is refused"):
+        import_zoo(NfnLayout(path), tmp_path / "zoo.h5")
+    assert not (tmp_path / "zoo.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "reason"),
+    [
+        ("../x.pth", stat.S_IFREG, "leaves the folder"),
+        (BAD, stat.S_IFLNK, "is a link"),
+        (BAD, stat.S_IFIFO, "a device"),
+    ],
+)
+def test_zip_members_that_are_refused(tmp_path, name, mode, reason):
+    path = tmp_path / "mnist.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo(name)
+        info.create_system, info.external_attr = 3, (mode | 0o644) << 16
+        archive.writestr(info, b"/etc/passwd")
+    with pytest.raises(ValueError, match=f"{reason}.*refused"):
+        list(members(path))
+
+
+def test_folder_links_and_devices_are_refused(tmp_path):
+    (tmp_path / "outside.pth").write_bytes(b"secret")
+    folder = write_folder(tmp_path / "zoo", {"a.pth": b"a"})
+    (folder / "inside.pth").symlink_to(folder / "a.pth")
+    assert [m.name for m in members(folder)] == ["a.pth", "inside.pth"], "a link within the folder is a file of it"
+    for link, target in (("out.pth", tmp_path / "outside.pth"), ("sub", tmp_path)):
+        (folder / link).symlink_to(target)
+        with pytest.raises(ValueError, match=r"is a link to .* refused"):
+            list(members(folder))
+        (folder / link).unlink()
+    os.mkfifo(folder / "pipe.pth")
+    with pytest.raises(ValueError, match="is a device"):
+        list(members(folder))
+
+
+def test_members_that_are_too_large(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "MAX_BYTES", 20_000)
+    files = {**nfn_files({(1, 1, -1): NfnSiren()}), BAD: bytes(20_001)}
+    for path in (write_tar(tmp_path / "mnist.tar", files), write_zip(tmp_path / "mnist.zip", files)):
+        assert "1 networks" in import_zoo(NfnLayout(path), tmp_path / f"{path.name}.h5")
+        assert f"{BAD}: has 0 MiB, more than" in capsys.readouterr().err
+
+
+def test_a_bomb_inside_a_file(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(common.MAX_BYTES + 1))
+    assert len(file.getvalue()) < 100_000
+    with pytest.raises(Broken, match="unpacks to more than"):
+        load_state(file.getvalue(), "x.pth")
+    huge = torch.zeros(1).expand(2**40)  # one number that claims to be 4 TiB
+    spec = NetworkSpec.parse("2-3-1:sine")
+    with pytest.raises(Broken):
+        to_row(load_state(saved({"a": huge}), "x.pth"), spec)
+
+
+@pytest.mark.parametrize("end", [-1024, -3000, -9000])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_that_is_cut_off(tmp_path, nfn_nets, end, mode):
+    path = write_tar(tmp_path / "siren_mnist_wts.tar", nfn_files(nfn_nets), mode)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content.rstrip(b"\0")) + end] if mode == "w" else content[:end])
+    with pytest.raises(ValueError, match="damaged or cut off after"):
+        import_zoo(NfnLayout(path), tmp_path / "zoo.h5")
+    assert not (tmp_path / "zoo.h5").exists()
+
+
+def test_a_damaged_header_is_not_the_end(tmp_path, nfn_nets):
+    """tarfile itself takes it for the end and would silently lose the rest."""
+    path = write_tar(tmp_path / "siren_mnist_wts.tar", nfn_files(nfn_nets))
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[2].offset
+    content = bytearray(path.read_bytes())
+    content[third + 5] ^= 1
+    path.write_bytes(content)
+    with tarfile.open(path) as tar:
+        assert len(tar.getmembers()) == 2
+    with pytest.raises(ValueError, match=r"damaged or cut off after .*net5\.pth"):
+        import_zoo(NfnLayout(path), tmp_path / "zoo.h5")
+
+
+def test_no_archive(tmp_path):
+    with pytest.raises(ValueError, match="is not there"):
+        list(members(tmp_path / "absent.tar"))
+    (tmp_path / "text.tar").write_text("hello")
+    with pytest.raises(ValueError, match="neither a tar, nor a zip, nor a folder"):
+        list(members(tmp_path / "text.tar"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a file of tensors"),
+        (b"junk" * 50, "not a file of tensors"),
+        (saved({"a": torch.zeros(3)})[:300], "not a file of tensors"),
+        (saved([torch.zeros(3)]), "holds a list"),
+    ],
+)
+def test_damaged_files(data, reason):
+    with pytest.raises(Broken, match=reason):
+        load_state(data, "x.pth")
+
+
+def test_rows_are_checked():
+    spec = NetworkSpec.parse("2-3-1:sine")
+    good = {"a": torch.ones(3, 2), "b": torch.ones(3), "c": torch.ones(1, 3), "d": torch.ones(1)}
+    assert to_row(good, spec).tolist() == [1.0] * 13
+    for bad, reason in [
+        ({**good, "b": torch.ones(4)}, "'b' has the shape"),
+        ({**good, "b": 3}, "'b' is not a dense tensor"),
+        ({**good, "b": torch.ones(3, dtype=torch.int64)}, "'b' is not a dense tensor"),
+        ({**good, "b": torch.tensor([1.0, float("nan"), 1.0])}, "1 weights that are NaN"),
+        ({"a": good["a"]}, "has 1 tensors"),
+    ]:
+        with pytest.raises(Broken, match=reason):
+            to_row(bad, spec)
+
+
+def test_spec_from_shapes():
+    conv = {"a": torch.ones(4, 1, 3, 5), "b": torch.ones(4), "c": torch.ones(2, 4), "d": torch.ones(2)}
+    assert str(infer_spec(conv, "relu")) == "1-4c3x5-2:relu"
+    with pytest.raises(Broken, match="not a chain"):
+        infer_spec({"a": torch.ones(4, 1)}, "relu")
+    with pytest.raises(Broken, match="do not follow each other"):
+        infer_spec({"a": torch.ones(4, 1), "b": torch.ones(4), "c": torch.ones(2, 3), "d": torch.ones(2)}, "relu")
+
+
+def test_zoo_of_the_good_ones_is_whole(tmp_path, nfn_nets, capsys):
+    """Broken files between good ones: named and counted, and only they are missing."""
+    files = nfn_files(nfn_nets)
+    names = list(files)
+    files[names[1]] = b"junk" * 100
+    files[names[4]] = saved({"net.0.linear.weight": torch.ones(2, 2)})
+    path = write_tar(tmp_path / "siren_mnist_wts.tar", files)
+    assert "4 networks of 2-32-32-1:sine, 2 broken" in import_zoo(NfnLayout(path), tmp_path / "zoo.h5")
+    error = capsys.readouterr().err
+    assert f"{names[1]}: is not a file of tensors, or damaged" in error
+    assert f"{names[4]}: the state dict has 1 tensors" in error
+    assert read_zoo(tmp_path / "zoo.h5").index.tolist() == [0, 5, 59_999, 59_999]
+    with pytest.raises(ValueError, match=rf"{names[1]}.*Without strict"):
+        import_zoo(NfnLayout(path), tmp_path / "strict.h5", strict=True)
+    assert not (tmp_path / "strict.h5").exists()
