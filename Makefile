@@ -37,9 +37,9 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(STAMP)  ## speed of the SIREN builder, beside a plain loop and JAX
+bench: $(STAMP)  ## speed of layers, zoo builders and reading, beside other code (about 20 minutes)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(PY) benchmarks/siren_fit.py
+	for name in layers siren_fit cnn_zoo zoo_cost reading; do $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:  ## remove the virtual environment and caches; runs and zoos stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -42,3 +42,17 @@ def test_the_speed_table_is_what_the_benchmark_says():
             assert f"{row['other_s'] * 1e3:.3f} ms" in README
             assert f"{row['ratio']:.1f}x" in README
             assert f"{row['floor_s'] * 1e3:.3f} ms" in README
+
+
+def test_the_layer_table_is_what_the_benchmark_says():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "layers.json").read_text())
+    for layer in {row["case"].split(",")[0] for row in rows}:
+        mine = [row for row in rows if row["case"].split(",")[0] == layer]
+        ratios = [row["ratio"] for row in mine]
+        memory = statistics.median(row["ours_peak_mb"] / row["other_peak_mb"] for row in mine)
+        found = re.search(
+            rf"^\| `?{layer}`? \| ([\d.]+)x \(([\d.]+) to ([\d.]+)\) \| ([\d.]+) \|$", README, re.MULTILINE
+        )
+        assert found, layer
+        wanted = (statistics.median(ratios), min(ratios), max(ratios), memory)
+        assert tuple(map(float, found.groups())) == pytest.approx(wanted, abs=0.0051)
