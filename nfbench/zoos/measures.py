@@ -1,0 +1,138 @@
+"""Measures of a zoo's networks in a file beside it, and the images that they are taken on.
+
+``<zoo>.measures.h5``: columns (N,) float32, aligned with the rows of the zoo, NaN where a network was not measured or a
+number overflowed. Its attributes: format, and about (JSON: the zoo's fingerprint, the settings, the images). Until the
+file is whole, its chunks are in ``<zoo>.measures.h5.partial/``, each written whole or not at all, as in
+`nfbench.zoos.store`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from nfbench.zoos.cnn_images import DATASETS, load_classifier_images
+from nfbench.zoos.store import file_errors, to_json, write_atomically
+
+FORMAT = "nfbench measures 1"
+Columns = dict[str, NDArray[np.float32]]
+
+
+def training_sample(source: str, data_dir: str, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
+    """Training images as the classifiers of a zoo read them, the first of a fixed random order.
+
+    Runs of our own zoos that are trained on a part of the images are trained on a beginning of the same order, so that
+    a sample of less than a tenth of the training images is known to all of them. The published zoo does not say which
+    images a run saw.
+
+    Args:
+        source: of the zoo's manifest.
+        data_dir: see `nfbench.zoos.images.load_images`.
+        count: how many; all training images if there are fewer.
+
+    Returns:
+        Pixels (n, H, W, 1) in [-1, 1], labels (n,), and the SHA-256 of all images of the source.
+
+    Raises:
+        ValueError: a source without images here, or no files.
+    """
+    name = {other: name for name, other in DATASETS.items()}.get(source, source)
+    if name not in DATASETS:
+        raise ValueError(
+            f"the networks are of {source!r}, whose images are not known here. Name a source with --source: "
+            f"{', '.join(DATASETS)}."
+        )
+    images = load_classifier_images(name, data_dir)
+    rows = images.train[:count]
+    return images.pixels[rows][..., None], images.labels[rows].astype(np.int64), images.fingerprint
+
+
+def read_measures(path: Path) -> tuple[Columns, dict[str, Any]]:
+    """The columns of a file of measures, and what it says about them.
+
+    Raises:
+        ValueError: no such file, or another kind.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise ValueError(f"{path} is no file of measures (no format {FORMAT!r}).")
+            return {name: file[name][()] for name in file}, json.loads(str(file.attrs["about"]))
+    except (OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as measures ({error}). Run scripts/measure_zoo.py.") from error
+
+
+class PartialMeasures:
+    """Measures that are being taken, chunk by chunk; a run that was killed goes on behind its last whole chunk.
+
+    Args:
+        path: the file to be.
+        about: which zoo and settings; must be those of the chunks that are there.
+        num_chunks: of the whole zoo.
+
+    Raises:
+        ValueError: the folder holds chunks of other settings, or cannot be written.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], num_chunks: int) -> None:
+        self.path, self.about, self.num_chunks = path, dict(about), num_chunks
+        self.folder = path.with_name(path.name + ".partial")
+        with file_errors(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            note, text = self.folder / "about.json", to_json(about)
+            if not note.exists():
+                write_atomically(note, lambda file: _write(file, text))
+            if note.read_text() != text:
+                raise ValueError(
+                    f"{self.folder} has unfinished measures of other settings or another zoo:\n  there: "
+                    f"{note.read_text()}\n  now:   {text}\nDelete that folder to start anew, or choose another --out."
+                )
+
+    def missing(self) -> list[int]:
+        """Chunks that are still to be measured."""
+        return [number for number in range(self.num_chunks) if not self._chunk(number).exists()]
+
+    def write(self, number: int, columns: Columns) -> None:
+        """Keeps a chunk."""
+
+        def save(file: Path) -> None:
+            with file.open("wb") as out:
+                np.savez(out, **columns)  # type: ignore[arg-type]  # its own keywords come first in numpy's stubs
+
+        with file_errors(self.path):
+            write_atomically(self._chunk(number), save)
+
+    def assemble(self, rows: NDArray[np.int64], num_networks: int) -> Columns:
+        """Joins the chunks, which are of these rows in order, into the file, and deletes them."""
+        parts = []
+        for number in range(self.num_chunks):
+            with np.load(self._chunk(number), allow_pickle=False) as file:
+                parts.append(dict(file))
+        columns = {name: np.full(num_networks, np.nan, np.float32) for name in parts[0]}
+        for name, values in columns.items():
+            values[rows] = np.concatenate([part[name] for part in parts])
+
+        def save(file: Path) -> None:
+            with h5py.File(file, "w") as out:
+                out.attrs["format"], out.attrs["about"] = FORMAT, to_json(self.about)
+                for name, values in columns.items():
+                    out.create_dataset(name, data=values)
+
+        with file_errors(self.path):
+            write_atomically(self.path, save)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return columns
+
+    def _chunk(self, number: int) -> Path:
+        return self.folder / f"chunk-{number:05d}.npz"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
