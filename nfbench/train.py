@@ -218,8 +218,11 @@ def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: R
     rows = sorted(getattr(task, "predictions", []))
     if not rows:
         return
-    folder.write_rows("predictions.csv", ("index", "view", "true", "predicted"), rows)
+    folder.write_rows("predictions.csv", getattr(task, "columns", ("index", "view", "true", "predicted")), rows)
     if not hasattr(zoo, "render"):
+        return
+    if why := getattr(zoo, "no_picture", None):
+        log.info("no pictures of test items: %s", why)
         return
     wanted = {rows[i][:2] for i in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)}
     images, index, view = [], [], []
@@ -358,7 +361,7 @@ def machine(trainer: Trainer) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Python and the packages a result may depend on."""
-    names = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "h5py")
+    names = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "h5py", "scipy", "scikit-learn")
     return {"python": platform.python_version(), "nfbench": __version__, **{name: version(name) for name in names}}
 
 

@@ -27,7 +27,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     for group in ("task", "model", "zoo", "trainer"):
         node = OmegaConf.to_container(cfg[group], resolve=True)
         assert isinstance(node, dict)
-        plain[group] = {str(key): value for key, value in node.items() if key not in _ELSEWHERE.get(group, ())}
+        left_out = (*_ELSEWHERE.get(group, ()), *(("file",) if node.get("fingerprint") else ()))  # it may lie anywhere
+        plain[group] = {str(key): value for key, value in node.items() if key not in left_out}
     return plain
 
 

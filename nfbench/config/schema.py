@@ -19,8 +19,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @dataclass
-class InrClsConfig:
-    """`nfbench.tasks.inr_cls.InrClassification`."""
+class TaskConfig:
+    """What every task has."""
 
     name: str = MISSING
     target: str = MISSING  # the class, as a dotted path
@@ -33,8 +33,19 @@ class InrClsConfig:
     weight_decay: float = MISSING
     schedule: str = MISSING
     warmup_steps: int = MISSING
-    label_smoothing: float = MISSING
     ema_decay: float = MISSING
+
+
+@dataclass
+class InrClsConfig(TaskConfig):
+    """`nfbench.tasks.inr_cls.InrClassification`."""
+
+    label_smoothing: float = MISSING
+
+
+@dataclass
+class CnnGenConfig(TaskConfig):
+    """`nfbench.tasks.cnn_gen.CnnGeneralization`."""
 
 
 @dataclass
@@ -103,6 +114,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("config_schema", Config)
     store.store("inr_cls_schema", InrClsConfig, group="task")
+    store.store("cnn_gen_schema", CnnGenConfig, group="task")
     store.store("trainer_schema", TrainerConfig, group="trainer")
     store.store("logger_schema", LoggerConfig, group="logger")
     for group, schemas in (("model", MODEL_SCHEMAS), ("zoo", ZOO_SCHEMAS)):

@@ -101,6 +101,17 @@ class NfnGatedConfig(ModelConfig):
     head_dropout: float = MISSING
 
 
+@dataclass
+class GbmConfig(ModelConfig):
+    """`nfbench.models.gbm.GBM`."""
+
+    num_trees: int = MISSING
+    depths: list[int] = MISSING
+    learning_rate: float = MISSING
+    subsample: float = MISSING
+    max_features: float = MISSING
+
+
 MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "nfn": NfnConfig,
     "nfn_res": ResNfnConfig,
@@ -108,4 +119,5 @@ MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "nft": NftConfig,
     "mlp": MlpConfig,
     "statnn": StatNNConfig,
+    "gbm": GbmConfig,
 }

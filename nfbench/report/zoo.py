@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 
 def describe(facts: Mapping[str, Any]) -> str:
     """The facts that `nfbench.zoos.statistics.inspect_zoo` gives, as a few lines and a table."""
-    classes = facts["per_class"]
+    classes, trained = facts["per_class"], facts.get("accuracy") is not None
     few, many = min(classes.values()), max(classes.values())
-    spread = f"{len(classes)} classes of {few:,}" + (f" to {many:,}" if many > few else "")
+    spread = f"{len(classes)} classes of {few:,}" + (f" to {many:,}" if many > few else "") + " networks"
+    spread = "no classes" if set(classes) == {"-1"} else spread
     lines = [
         f"{facts['zoo']}: {facts['networks']:,} networks {facts['spec']} of {facts['source']} ({facts['origin']})",
-        f"{facts['images']:,} images, {spread} networks, up to {facts['views']} views",
+        f"{facts['images']:,} {'runs' if trained else 'images'}, {spread}, up to {facts['views']} "
+        + ("checkpoints" if trained else "views"),
     ]
     if facts["psnr"]:
         quantiles = "  ".join(f"{q} %: {value:.1f}" for q, value in facts["psnr"].items())
         steps = f"; {facts['steps_mean']:,.0f} steps on average" if facts["steps_mean"] is not None else ""
         lines += [f"PSNR mean {facts['psnr_mean']:.2f} dB; quantiles  {quantiles}{steps}"]
+    for step, values in (facts.get("accuracy") or {}).items():
+        lines.append(f"test accuracy, epoch {step:>3}:  " + "  ".join(f"{q} %: {v:.3f}" for q, v in values.items()))
     beside = any(row["published_std"] is not None for row in facts["layers"])
     whose = f"   published, {facts['definition']}" if beside else ""
     lines += [f"{'':<10} {'mean':>9} {'std':>9}{whose}"]

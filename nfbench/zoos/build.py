@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -64,6 +65,12 @@ class ZooPlan:
         order = np.lexsort((view, index))
         return index[order], view[order]
 
+    def start_build(
+        self, path: Path, data_dir: str, threads: int | None, device: str, num_shards: int | None = None
+    ) -> ZooBuild:
+        """See `ZooBuild`."""
+        return ZooBuild(path, self, data_dir, threads, device, num_shards)
+
     def manifest(self) -> dict[str, Any]:
         """What a zoo file must say to be this zoo."""
         return {
@@ -80,7 +87,19 @@ class ZooPlan:
         }
 
 
-def open_zoo(path: Path, plan: ZooPlan, data_dir: str, threads: int | None = None, device: str = "cpu") -> ZooData:
+class Plan(Protocol):
+    """Which zoo, of any kind: everything that decides its content."""
+
+    def manifest(self) -> dict[str, Any]:
+        """What a zoo file must say to be this zoo."""
+
+    def start_build(
+        self, path: Path, data_dir: str, threads: int | None, device: str, num_shards: int | None = None
+    ) -> Build:
+        """Loads what the networks are made from, and finds the chunks that are there; see `ZooBuild`."""
+
+
+def open_zoo(path: Path, plan: Plan, data_dir: str, threads: int | None = None, device: str = "cpu") -> ZooData:
     """Reads the zoo, after building it if it isn't there. Finished chunks and shards that are there are kept.
 
     Raises:
@@ -92,7 +111,7 @@ def open_zoo(path: Path, plan: ZooPlan, data_dir: str, threads: int | None = Non
     if not there:
         with build_lock(path):
             if not path.exists():
-                build = ZooBuild(path, plan, data_dir, threads, device)
+                build = plan.start_build(path, data_dir, threads, device)
                 with build.progress(f"zoo {path.stem}", range(build.partial.num_chunks)) as progress:
                     for number in range(build.partial.num_chunks):
                         build.finish_chunk(number, progress)
@@ -101,7 +120,73 @@ def open_zoo(path: Path, plan: ZooPlan, data_dir: str, threads: int | None = Non
     return read_zoo(path, manifest)
 
 
-class ZooBuild:
+class Build(ABC):
+    """A zoo of any kind that is being built.
+
+    Attributes:
+        path: the HDF5 file that it will be.
+        partial: the chunks that are finished.
+        index, view: (N,) of all its networks, sorted.
+        origin, fingerprint: of the data that networks are made from.
+    """
+
+    path: Path
+    partial: PartialZoo
+    index: NDArray[np.int64]
+    view: NDArray[np.int64]
+    origin: str
+    fingerprint: str
+
+    @abstractmethod
+    def finish_chunk(self, number: int, progress: Progress) -> None:
+        """Makes the networks of a chunk and keeps them, or counts those that are there.
+
+        Raises:
+            ValueError: a damaged chunk, a diverged fit, no space.
+        """
+
+    @abstractmethod
+    def check_chunk(self, number: int) -> None:
+        """Raises ValueError for a chunk that is damaged or that holds other networks than planned."""
+
+    def rows(self, number: int) -> slice:
+        """The rows of the zoo that are chunk ``number``."""
+        first = number * self.partial.chunk
+        return slice(first, min(first + self.partial.chunk, len(self.index)))
+
+    def assemble(self) -> None:
+        """Joins all chunks to the zoo's file."""
+        found: dict[str, set[str]] = {"_backend": set(), "_versions": set()}  # processes may have been of several kinds
+        for number in range(self.partial.num_chunks):
+            for name, texts in (self.partial.read(number, only=found) or {}).items():
+                found[name] |= set(texts.tolist())
+        said = {name.removeprefix("_"): "; ".join(sorted(texts)) for name, texts in found.items()}
+        self.partial.assemble({"origin": self.origin, "images_sha256": self.fingerprint, **said})
+
+    @contextmanager
+    def progress(self, title: str, chunks: range) -> Iterator[Progress]:
+        """A bar for the networks of these chunks. After Ctrl-C, one line says what is kept."""
+        count = sum(rows.stop - rows.start for rows in map(self.rows, chunks))
+        every = 0.2 if _is_terminal() else 10.0
+        try:
+            with tqdm(total=count, desc=title, unit="net", smoothing=0.1, mininterval=every) as bar:
+                yield self.count_on(bar)
+        except KeyboardInterrupt:
+            done = min(self.partial.num_networks, self.partial.num_finished() * self.partial.chunk)
+            print(
+                f"stopped building {self.path}: {done} of {self.partial.num_networks} networks are kept; run the same "
+                "command again to go on from there",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise
+
+    def count_on(self, bar: tqdm) -> Progress:
+        """What counts the networks that are done."""
+        return Progress(bar, self.origin)
+
+
+class ZooBuild(Build):
     """A zoo that is being built: what it is fitted to, its networks, and the chunks that are finished.
 
     Args:
@@ -127,6 +212,7 @@ class ZooBuild:
     ) -> None:
         self.path, self.plan, self.threads, self.device = path, plan, threads, device
         self.targets = plan.load(data_dir)
+        self.origin, self.fingerprint = self.targets.origin, self.targets.fingerprint
         self.index, self.view = plan.networks()
         self.backend = choose_backend("auto", device)
         work = max(1, plan.recipe.num_steps) * self.targets.num_points * num_params(plan.sizes)
@@ -136,13 +222,8 @@ class ZooBuild:
             count = len(self.index)
             chunk = max(SMALLEST_CHUNK, -(-count // (num_shards * -(-count // (num_shards * chunk)))))
         self.partial = PartialZoo(
-            path, plan.manifest(), len(self.index), chunk, self.targets.fingerprint, shared=num_shards is not None
+            path, plan.manifest(), len(self.index), chunk, self.fingerprint, shared=num_shards is not None
         )
-
-    def rows(self, number: int) -> slice:
-        """The rows of the zoo that are chunk ``number``."""
-        first = number * self.partial.chunk
-        return slice(first, min(first + self.partial.chunk, len(self.index)))
 
     def finish_chunk(self, number: int, progress: Progress) -> None:
         """Fits the networks of a chunk and keeps them, or counts those that are there.
@@ -186,33 +267,6 @@ class ZooBuild:
                 f"{self.partial.chunk_path(number)} does not hold the networks that belong there: delete this file and "
                 "run again to rebuild it."
             )
-
-    def assemble(self) -> None:
-        """Joins all chunks to the zoo's file."""
-        found: dict[str, set[str]] = {"_backend": set(), "_versions": set()}  # processes may have been of several kinds
-        for number in range(self.partial.num_chunks):
-            for name, texts in (self.partial.read(number, only=found) or {}).items():
-                found[name] |= set(texts.tolist())
-        said = {name.removeprefix("_"): "; ".join(sorted(texts)) for name, texts in found.items()}
-        self.partial.assemble({"origin": self.targets.origin, "images_sha256": self.targets.fingerprint, **said})
-
-    @contextmanager
-    def progress(self, title: str, chunks: range) -> Iterator[Progress]:
-        """A bar for the networks of these chunks. After Ctrl-C, one line says what is kept."""
-        count = sum(rows.stop - rows.start for rows in map(self.rows, chunks))
-        every = 0.2 if _is_terminal() else 10.0
-        try:
-            with tqdm(total=count, desc=title, unit="net", smoothing=0.1, mininterval=every) as bar:
-                yield Progress(bar, self.targets.origin)
-        except KeyboardInterrupt:
-            done = min(self.partial.num_networks, self.partial.num_finished() * self.partial.chunk)
-            print(
-                f"stopped building {self.path}: {done} of {self.partial.num_networks} networks are kept; run the same "
-                "command again to go on from there",
-                file=sys.stderr,
-                flush=True,
-            )
-            raise
 
 
 class Progress:

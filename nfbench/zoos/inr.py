@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, ZooBatch
 from nfbench.zoos.augmentation import Augmentation
 from nfbench.zoos.build import ZooPlan, open_zoo
+from nfbench.zoos.fit import pixel_grid, render_flat
 from nfbench.zoos.sampler import OrderedSampler, ViewSampler
 from nfbench.zoos.store import ZooData
 from nfbench.zoos.tables import ZooBatches, ZooTables
@@ -25,8 +26,8 @@ class InrZoo(lightning.LightningDataModule):
     """Sine networks fitted to items (images, shapes) with labels; all of them one tensor on the device.
 
     The zoo's file is built by `prepare_data` if it isn't there. Items go to training, validation and test by their
-    index alone, with all their views. A subclass makes the plan, and pictures in `render`; `SirenZoo` explains the
-    arguments that are not listed here, and how a batch is made.
+    index alone, with all their views. A subclass makes the plan, and `render` where the items are no images; `SirenZoo`
+    explains the arguments that are not listed here, and how a batch is made.
 
     Args:
         plan: which networks.
@@ -139,8 +140,8 @@ class InrZoo(lightning.LightningDataModule):
         if self._tables is None or self._tables.device != device:
             data = self._open()
             self._tables, self._data = ZooTables(self, data, device), None
-            sha256 = data.attributes.get("images_sha256", "unknown")
-            self._origin = f"{data.attributes.get('origin', 'unknown')} (SHA-256 {sha256[:12]})"
+            sha256 = data.attributes.get("images_sha256")  # an import says its own in the origin
+            self._origin = data.attributes.get("origin", "unknown") + (f" (SHA-256 {sha256[:12]})" if sha256 else "")
 
     @property
     def tables(self) -> ZooTables:
@@ -166,8 +167,12 @@ class InrZoo(lightning.LightningDataModule):
         )
 
     def render(self, features: WeightSpaceFeatures) -> Tensor:
-        """Pictures (B, H, W, channels) in [0, 1] of the networks of a batch, as loaders give it."""
-        raise NotImplementedError
+        """The images (B, H, W, channels) in [0, 1] that the networks of a batch (as loaders give it) compute."""
+        height, width, channels = self.image_shape
+        coords = torch.from_numpy(pixel_grid(height, width, self.recipe.grid))
+        flat = self.raw_weights(features)
+        pixels = render_flat(flat, self.plan.sizes, coords.to(flat), self.recipe)
+        return pixels.clamp(0, 1).reshape(-1, height, width, channels)
 
     def raw_weights(self, features: WeightSpaceFeatures) -> Tensor:
         """Weights (B, T) of the networks of a batch, without the standardisation."""

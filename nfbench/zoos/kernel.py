@@ -1,4 +1,4 @@
-"""Compiles and loads ``siren_kernel.cpp``, the program that fits SIRENs on CPUs.
+"""Compiles and loads ``siren_kernel.cpp`` and ``cnn_kernel.cpp``, the programs that make zoos on CPUs.
 
 The machine's own compiler (``$CXX``, or the first of c++, g++, clang++) builds it on first use, in a second or three,
 for exactly this processor. The result is kept in ``$NFBENCH_CACHE_DIR`` (default ``~/.cache/nfbench``) under a name
@@ -65,8 +65,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         raise KernelUnavailable(f"{command[0]} did not run: {error}") from error
 
 
-def compile_kernel(folder: Path | None = None) -> Path:
-    """Compiles the kernel unless that was done before; returns the library's path.
+def compile_kernel(folder: Path | None = None, source: Path = SOURCE) -> Path:
+    """Compiles a kernel unless that was done before; returns the library's path.
 
     Several processes may do this at once: each compiles to a temporary name and renames it into place.
 
@@ -75,8 +75,8 @@ def compile_kernel(folder: Path | None = None) -> Path:
     """
     compiler = find_compiler()
     version = _run([compiler, "--version"]).stdout
-    key = "\0".join([SOURCE.read_text(), *FLAGS, compiler, version, _processor()])
-    name = f"siren_kernel-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
+    key = "\0".join([source.read_text(), *FLAGS, compiler, version, _processor()])
+    name = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:20]}.so"
     folder = folder or cache_folder()
     target = folder / name
     if target.exists():
@@ -89,13 +89,22 @@ def compile_kernel(folder: Path | None = None) -> Path:
     os.close(handle)
     try:
         for tuning in (["-march=native"], ["-mcpu=native"], []):  # some compilers know only one of these
-            result = _run([compiler, *FLAGS, *tuning, str(SOURCE), "-o", temporary])
+            result = _run([compiler, *FLAGS, *tuning, str(source), "-o", temporary])
             if result.returncode == 0:
                 os.replace(temporary, target)
                 return target
-        raise KernelUnavailable(f"{compiler} could not compile {SOURCE.name}: {result.stderr.strip()[-500:]}")
+        raise KernelUnavailable(f"{compiler} could not compile {source.name}: {result.stderr.strip()[-500:]}")
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def open_library(source: Path) -> ctypes.CDLL:
+    """The library that a source file compiles to. Raises `KernelUnavailable` with the reason."""
+    path = compile_kernel(source=source)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise KernelUnavailable(f"cannot load {path}: {error}") from error
 
 
 @cache
@@ -105,11 +114,7 @@ def load_kernel() -> ctypes.CDLL:
     Raises:
         KernelUnavailable: with the reason.
     """
-    path = compile_kernel()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise KernelUnavailable(f"cannot load {path}: {error}") from error
+    library = open_library(SOURCE)
     library.nfbench_fit_sirens.argtypes = ARGUMENTS
     library.nfbench_fit_sirens.restype = ctypes.c_int
     return library

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfbench.zoos.build import Progress, ZooBuild, ZooPlan
+from nfbench.zoos.build import Build, Plan, Progress
 from nfbench.zoos.store import ZooData, build_lock, file_errors, file_lock, read_zoo, write_atomically
 
 NAMED = 20  # missing shards that an error names
@@ -47,7 +47,7 @@ class Shard:
 
 
 def build_shard(
-    path: Path, plan: ZooPlan, shard: Shard, data_dir: str, threads: int | None = None, device: str = "cpu"
+    path: Path, plan: Plan, shard: Shard, data_dir: str, threads: int | None = None, device: str = "cpu"
 ) -> str:
     """Builds the chunks of one shard that aren't there, and says in one line what was done.
 
@@ -66,7 +66,7 @@ def build_shard(
         if path.exists():
             read_zoo(path, plan.manifest())
             return f"shard {shard}: nothing to do, the whole zoo is there: {path}"
-        build = ZooBuild(path, plan, data_dir, threads, device, num_shards=shard.count)
+        build = plan.start_build(path, data_dir, threads, device, num_shards=shard.count)
         partial = build.partial
         with file_errors(path):
             write_atomically(_count_file(path, shard), lambda file: file.touch())
@@ -82,7 +82,7 @@ def build_shard(
         return f"shard {shard} of zoo {path}: {progress.summary()}; {left}"
 
 
-def _finish(build: ZooBuild, number: int, progress: Progress, wait: bool) -> bool:
+def _finish(build: Build, number: int, progress: Progress, wait: bool) -> bool:
     """Finishes a chunk unless another process is at it and we are not to wait for that."""
     chunk = build.partial.chunk_path(number)
     message = f"waiting: another process is building {chunk}"
@@ -92,7 +92,7 @@ def _finish(build: ZooBuild, number: int, progress: Progress, wait: bool) -> boo
     return held
 
 
-def merge_shards(path: Path, plan: ZooPlan, data_dir: str) -> ZooData:
+def merge_shards(path: Path, plan: Plan, data_dir: str) -> ZooData:
     """Checks all chunks, joins them into the zoo's file, and reads that; a zoo that is whole already is only read.
 
     Raises:
@@ -103,13 +103,13 @@ def merge_shards(path: Path, plan: ZooPlan, data_dir: str) -> ZooData:
         if not path.exists():
             if not path.with_name(path.name + ".partial").is_dir():
                 raise ValueError(f"nothing of {path} has been built yet. Build its shards first: shard=1/16, ...")
-            build = ZooBuild(path, plan, data_dir)
+            build = plan.start_build(path, data_dir, None, "cpu")
             _check_all(build)
             build.assemble()
     return read_zoo(path, plan.manifest())
 
 
-def _check_all(build: ZooBuild) -> None:
+def _check_all(build: Build) -> None:
     partial = build.partial
     chunks = range(partial.num_chunks)
     missing = [number for number in chunks if not partial.chunk_path(number).exists()]

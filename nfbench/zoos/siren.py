@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from nfbench.weightspace import WeightSpaceFeatures
 from nfbench.zoos.augmentation import Augmentation
 from nfbench.zoos.build import ZooPlan
-from nfbench.zoos.fit import pixel_grid, render_flat
 from nfbench.zoos.images import source_info
 from nfbench.zoos.inr import InrZoo
 from nfbench.zoos.recipe import make_recipe
@@ -129,11 +124,3 @@ class SirenZoo(InrZoo):
             views_per_epoch=views_per_epoch, seed=seed, file_name=file_name, data_dir=data_dir, zoo_dir=zoo_dir,
             threads=threads, fit_device=fit_device,
         )  # fmt: skip
-
-    def render(self, features: WeightSpaceFeatures) -> Tensor:
-        """The images (B, H, W, channels) in [0, 1] that the networks of a batch (as loaders give it) compute."""
-        height, width, channels = self.image_shape
-        coords = torch.from_numpy(pixel_grid(height, width, self.recipe.grid))
-        flat = self.raw_weights(features)
-        pixels = render_flat(flat, self.plan.sizes, coords.to(flat), self.recipe)
-        return pixels.clamp(0, 1).reshape(-1, height, width, channels)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nfbench.zoos.images import source_info
+from nfbench.zoos.images import SOURCES, source_info
 
 SPLITS = ("digits", "official", "nfn", "inr2array", "dws")
 _STREAM = 20230228  # fixed for ever: a change would move images between splits
@@ -52,6 +52,13 @@ def default_split(source: str, definition: str) -> str:
     return "nfn" if definition == "nfn" and source == "fashion" else "official"
 
 
+def split_names(source: str) -> tuple[str, ...]:
+    """The named splits of a source; none where the source is not known here."""
+    if source not in SOURCES:
+        return ()
+    return ("digits",) if source == "digits" else tuple(s for s in SPLITS if s != "digits")
+
+
 def _ranges(source: str, split: str) -> tuple[range, range, range]:
     if split in ("nfn", "inr2array", "dws") and source == "fashion":
         if split == "nfn":
@@ -74,7 +81,7 @@ def make_split(source: str, split: str, num_images: int | None = None) -> Split:
         ValueError: an unknown split, or one that this source doesn't have; too few or too many images.
     """
     info = source_info(source)
-    allowed = ("digits",) if source == "digits" else tuple(s for s in SPLITS if s != "digits")
+    allowed = split_names(source)
     if split not in allowed:
         raise ValueError(
             f"zoo.split={split!r} is not known for zoo.source={source}. Choose one of: {', '.join(allowed)}."
@@ -85,18 +92,30 @@ def make_split(source: str, split: str, num_images: int | None = None) -> Split:
         parts = [order[:1197], order[1197:1397], order[1397:]]
     else:
         parts = [stream.permutation(np.arange(r.start, r.stop)) for r in _ranges(source, split)]
-    total = sum(map(len, parts))
-    if num_images is not None and num_images != total:
-        if not 3 <= num_images <= total:
-            raise ValueError(f"zoo.num_images={num_images}: this split has {total} images; give 3 to {total}, or null.")
-        # All images in one order in which every prefix has the parts' proportions.
-        place = np.concatenate([(np.arange(len(p)) + 0.5) / len(p) for p in parts])
-        part = np.repeat(np.arange(3), [len(p) for p in parts])
-        counts = np.bincount(part[np.argsort(place, kind="stable")[:num_images]], minlength=3)
-        if not counts.all():
-            raise ValueError(
-                f"zoo.num_images={num_images} leaves {counts.tolist()} images for train, val and test: each needs at "
-                f"least one, so give more."
-            )
-        parts = [p[:count] for p, count in zip(parts, counts, strict=True)]
+    parts = nested_parts(parts, num_images, "zoo.num_images", "images")
     return Split(*(p.astype(np.int64) for p in parts))
+
+
+def nested_parts(parts: list[NDArray[np.int64]], count: int | None, key: str, what: str) -> list[NDArray[np.int64]]:
+    """The first items of each of three parts, ``count`` together, in the parts' proportions; None: all.
+
+    A larger count has every item of a smaller one, part by part.
+
+    Raises:
+        ValueError: too few or too many; names ``key``, and ``what`` is counted.
+    """
+    total = sum(map(len, parts))
+    if count is None or count == total:
+        return parts
+    if not 3 <= count <= total:
+        raise ValueError(f"{key}={count}: this split has {total} {what}; give 3 to {total}, or null.")
+    # All items in one order in which every prefix has the parts' proportions.
+    place = np.concatenate([(np.arange(len(p)) + 0.5) / len(p) for p in parts])
+    part = np.repeat(np.arange(3), [len(p) for p in parts])
+    counts = np.bincount(part[np.argsort(place, kind="stable")[:count]], minlength=3)
+    if not counts.all():
+        raise ValueError(
+            f"{key}={count} leaves {counts.tolist()} {what} for train, val and test: each needs at least one, so give "
+            "more."
+        )
+    return [p[:n] for p, n in zip(parts, counts, strict=True)]

@@ -19,6 +19,7 @@ from nfbench.zoos.store import ZooData, read_zoo
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)  # percent
 SAMPLES = 12
+MOST_EPOCHS = 12  # of training, that are told apart
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def inspect_zoo(path: Path, data_dir: str, expected: Mapping[str, Any] | None = 
         "psnr_mean": float(known.mean()) if len(known) else None,
         "psnr": {str(q): float(np.percentile(known, q)) for q in QUANTILES} if len(known) else None,
         "steps_mean": float(data.steps.mean()) if data.steps.min() >= 0 else None,
+        "accuracy": accuracy_quantiles(data),
         "recipe": manifest.get("recipe"),
     }
     rows = np.unique(np.linspace(0, len(data.label) - 1, SAMPLES).astype(np.int64))
@@ -127,10 +129,27 @@ def inspect_zoo(path: Path, data_dir: str, expected: Mapping[str, Any] | None = 
     return Inspection(facts, psnr, rows, originals, renderings)
 
 
+def accuracy_quantiles(data: ZooData) -> dict[str, dict[str, float]] | None:
+    """Percentiles of test accuracy by epoch of training ("all" where these are many), of a zoo of classifiers."""
+    accuracy = data.extra.get("test_accuracy")
+    if accuracy is None:
+        return None
+    step = data.extra.get("step", np.zeros(len(accuracy), np.int64))
+    epochs = np.unique(step)
+    groups = {"all": accuracy} if len(epochs) > MOST_EPOCHS else {str(e): accuracy[step == e] for e in epochs.tolist()}
+    return {
+        name: {str(q): float(np.nanpercentile(values, q)) for q in QUANTILES}
+        for name, values in groups.items()
+        if np.isfinite(values).any()
+    }
+
+
 def guess_definition(manifest: Mapping[str, Any]) -> str | None:
     """Which published statistics a zoo compares with: that of its importer, or of the recipe it was built by."""
     if "layout" in manifest:
         return str(manifest["layout"])
+    if manifest.get("kind") == "classifiers":
+        return "small_cnn"
     recipe = manifest.get("recipe") or {}
     if recipe.get("widths") != [32, 32]:
         return None
@@ -169,7 +188,7 @@ def _pictures(
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None, str | None]:
     """Originals and renderings of these rows, or why there are none."""
     source, plain = data.manifest.get("source"), data.manifest.get("recipe")
-    if source not in SOURCES or plain is None:
+    if source not in SOURCES or plain is None or "psnr" not in data.extra:
         return None, None, "not fitted to a set of images that is known here"
     try:
         images = load_images(source, data_dir)

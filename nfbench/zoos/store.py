@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -37,6 +38,7 @@ FIRST_FORMAT = "nfbench siren zoo 1"  # the same, but always with the columns of
 REQUIRED = {"params": np.float32, "label": np.int64, "index": np.int64, "view": np.int64}
 COLUMNS = {**REQUIRED, "psnr": np.float32, "steps": np.int64}  # of a zoo of fitted images
 STRING_BYTES = 64
+ADVICE = "It was not changed. Move it away to build it anew, or choose another name with zoo.file_name=..."
 Columns = Mapping[str, NDArray[Any]]
 
 
@@ -281,17 +283,17 @@ def _storable(name: str, values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64)
 
 
-def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
+def read_zoo(path: Path, expected: Mapping[str, Any] | None = None, advice: str = ADVICE) -> ZooData:
     """Reads a whole zoo and checks it.
 
     Args:
         path: the HDF5 file; only read.
         expected: the manifest it must have.
+        advice: what to do about a file that cannot be used.
 
     Raises:
         ValueError: not an HDF5 file, truncated, damaged, not a zoo, another zoo than expected, or NaN parameters.
     """
-    advice = "It was not changed. Move it away to build it anew, or choose another name with zoo.file_name=..."
     columns: dict[str, NDArray[Any]] = {}
     try:
         with h5py.File(path, "r") as file:
@@ -329,6 +331,25 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None) -> ZooData:
     extra = {name: values for name, values in columns.items() if name not in REQUIRED}
     required = {name: columns[name] for name in REQUIRED}
     return ZooData(**required, extra=extra, manifest=manifest, attributes=attributes)
+
+
+def fingerprint(attributes: Mapping[str, Any]) -> str:
+    """Tells zoos apart, by what their files say: 16 hex digits.
+
+    The manifest of an import has the SHA-256 of all files that were read; a zoo that was built is decided by its
+    manifest and its images.
+    """
+    text = f"{attributes['manifest']}\n{attributes.get('images_sha256', '')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_fingerprint(path: Path) -> str | None:
+    """The `fingerprint` of a zoo's file; None where there is no such file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return fingerprint(file.attrs)
+    except (OSError, RuntimeError, KeyError):
+        return None
 
 
 def to_json(values: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from nfbench.zoos.sampler import BatchRows
 from nfbench.zoos.store import ZooData
 
 if TYPE_CHECKING:
+    from nfbench.zoos.classifiers import ClassifierTables
     from nfbench.zoos.inr import InrZoo
 
 MAP_ROWS = 8192  # networks canonicalised at once while the zoo is loaded
@@ -78,7 +79,7 @@ class ZooTables:
 class ZooBatches(Dataset[ZooBatch]):
     """Indexed by a whole batch of rows at once."""
 
-    def __init__(self, tables: ZooTables, train: bool) -> None:
+    def __init__(self, tables: ZooTables | ClassifierTables, train: bool) -> None:
         self.tables, self.augmenting = tables, train and bool(tables.augment)
 
     def __getitem__(self, batch: BatchRows) -> ZooBatch:

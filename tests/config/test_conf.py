@@ -39,12 +39,13 @@ def test_schema_fields_are_the_arguments(composed, group: str, name: str) -> Non
     cfg = composed(f"{group}={name}")[group]
     named = {item.name for item in fields(OmegaConf.get_type(cfg))} - set(ABOUT)
     taken = set(inspect.signature(get_class(cfg.target)).parameters)
-    met_in_code = {"spec", "out_dim"} if group == "model" else {"num_classes"} if group == "task" else set()
+    met_in_code = {"model": {"spec", "out_dim"}, "task": {"num_classes", "group_name"}}.get(group, set())
     assert named == taken - met_in_code
 
 
 # Models that write weights too (out_dim None), and the sizes of the papers, of up to half a gigabyte.
-CPU_MODELS = [name for name in options()["model"] if not name.startswith("paper/")]
+# gbm is not trained by gradient and has tests of its own.
+CPU_MODELS = [name for name in options()["model"] if not name.startswith("paper/") and name != "gbm"]
 CASES = [(name, out_dim) for name in CPU_MODELS for out_dim in (7, None) if (name, out_dim) != ("statnn", None)]
 
 
@@ -95,7 +96,7 @@ def test_every_experiment_builds(composed, name: str) -> None:
     with torch.device("meta"):
         build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
     assert cfg.size in ("tiny", "full")
-    if cfg.size == "full":
+    if cfg.size == "full" and cfg.task.name == "inr_cls":
         steps = -(-len(zoo.split.train) * cfg.zoo.views_per_epoch // cfg.zoo.batch_size) * cfg.trainer.max_epochs
         assert abs(steps - 200_000) < 1_500
         assert zoo.label == "nfn", "the published recipe, with nothing replaced"
@@ -105,7 +106,7 @@ RECIPE_KEYS = [item.name for item in fields(recipe.SirenRecipe) if item.name not
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
-@pytest.mark.parametrize("name", options()["zoo"])
+@pytest.mark.parametrize("name", [name for name in options()["zoo"] if name.startswith("siren_")])
 def test_zoo_configs_show_the_numbers_of_the_recipe(composed, name: str, definition: str) -> None:
     cfg = composed(f"zoo={name}", f"zoo.definition={definition}").zoo
     wanted = recipe.make_recipe(definition)[0].to_plain()

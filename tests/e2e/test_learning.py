@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nfbench import train
-from nfbench.tasks.inr_cls import InrClassification, decay_groups
-from nfbench.zoos.siren import ZooTables
+from nfbench.tasks.base import decay_groups
+from nfbench.tasks.inr_cls import InrClassification
+from nfbench.zoos.tables import ZooTables
 
 
 def losses(folder) -> list[float]:

@@ -14,8 +14,9 @@ ARROWS = {
     "weightspace": {"torch"},
     "layers": {"torch", "nfbench.weightspace"},
     "models": {"torch", "nfbench.weightspace", "nfbench.layers"},
-    "tasks": {"torch", "nfbench.weightspace", "lightning", "torchmetrics", "numpy"},
+    "tasks": {"torch", "nfbench.weightspace", "lightning", "torchmetrics", "numpy", "scipy", "sklearn"},
     "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "safetensors", "sklearn", "tqdm"},
+    "measures": {"torch", "nfbench.weightspace"},
     "report": {"numpy", "pandas", "matplotlib"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",

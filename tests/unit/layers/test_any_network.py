@@ -38,7 +38,7 @@ def model_config(name):
 def builders():
     """From every option a classifier and, where it has one, the network that edits weights."""
     found = {}
-    for name in sorted(path.stem for path in MODELS.glob("*.yaml")):
+    for name in sorted(path.stem for path in MODELS.glob("*.yaml") if path.stem != "gbm"):  # which has no gradient
         cfg = model_config(name)
         found[name] = lambda spec, cfg=cfg: build_model(cfg, spec=spec, out_dim=3)
         if name != "statnn":

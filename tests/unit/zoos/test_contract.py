@@ -1,4 +1,4 @@
-"""What every set of networks in conf/zoo promises; each is built here in a tiny version."""
+"""What every set of INRs in conf/zoo promises; each is built here in a tiny version."""
 
 import inspect
 from pathlib import Path
@@ -13,7 +13,7 @@ from nfbench.zoos import ShapesZoo, SirenZoo, build
 from nfbench.zoos.images import ImageSet, load_images, source_info
 from nfbench.zoos.inr import InrZoo
 
-FILES = sorted((Path(build.__file__).parents[2] / "conf" / "zoo").glob("*.yaml"))
+FILES = sorted((Path(build.__file__).parents[2] / "conf" / "zoo").glob("siren_*.yaml"))
 ITEMS = {SirenZoo: {"num_images": 20}, ShapesZoo: {"num_shapes": 50, "points": 64, "samples": 32}}
 TINY = {
     "num_views": 2,

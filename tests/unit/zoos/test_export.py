@@ -60,7 +60,8 @@ def test_nfn_layout_comes_back_the_same(make_zoo, tmp_path):
     data = read_zoo(zoo.path)
     export_zoo(data, tmp_path / "out", "nfn")
     spec = data.manifest["spec"]
-    state = torch.load(tmp_path / "out" / f"randinit_smaller_{data.label[0]}s" / f"net{data.index[0]}.pth")
+    file = tmp_path / "out" / f"randinit_smaller_{data.label[0]}s" / f"net{data.index[0]}.pth"
+    state = torch.load(file, weights_only=True)
     assert list(state) == [f"net.{i}.{kind}" for i in ("0.linear", "1.linear", "2") for kind in ("weight", "bias")]
     assert sum(t.untyped_storage().nbytes() for t in state.values()) == 4 * data.params.shape[1]
     import_zoo(NfnLayout(tmp_path / "out"), tmp_path / "back.h5")
