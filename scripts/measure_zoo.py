@@ -34,7 +34,7 @@ from nfbench.zoos.store import ZooData, fingerprint, read_zoo
 CHUNK = 64  # networks between two writes
 HELP = {
     "images": "how many training images",
-    "seed": "of the directions and the start of Lanczos",
+    "seed": "of the directions and the start of Lanczos, and which sample of images",
     "directions": "random directions of the sharpness",
     "radius": "of the sharpness, as a share of each filter's length",
     "biases": "directions move biases as well",
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> None:
     if "test_accuracy" not in data.extra:
         raise ValueError(f"{path} has no column test_accuracy: these measures are of classifiers, got {spec}")
     source = args.source or str(data.manifest.get("source"))
-    pixels, labels, sha256 = training_sample(source, args.data_dir, settings.images)
+    pixels, labels, sha256 = training_sample(source, args.data_dir, settings.images, settings.seed)
     activation = data.extra.get("config.activation", np.full(len(data.label), spec.activation))
     rows = np.arange(len(data.label))
     if not args.all_steps and "step" in data.extra:

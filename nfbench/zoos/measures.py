@@ -25,23 +25,25 @@ FORMAT = "nfbench measures 1"
 Columns = dict[str, NDArray[np.float32]]
 
 
-def training_sample(source: str, data_dir: str, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
-    """Training images as the classifiers of a zoo read them, the first of a fixed random order.
+def training_sample(
+    source: str, data_dir: str, count: int, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
+    """Training images as the classifiers of a zoo read them, from the beginning of a fixed random order.
 
     Runs of our own zoos that are trained on a part of the images are trained on a beginning of the same order, so that
-    a sample of less than a tenth of the training images is known to all of them. The published zoo does not say which
-    images a run saw.
+    samples from its first tenth are known to all of them. The published zoo does not say which images a run saw.
 
     Args:
         source: of the zoo's manifest.
         data_dir: see `nfbench.zoos.images.load_images`.
         count: how many; all training images if there are fewer.
+        seed: which sample: 0 the first ``count`` images, 1 those that follow, and so on.
 
     Returns:
         Pixels (n, H, W, 1) in [-1, 1], labels (n,), and the SHA-256 of all images of the source.
 
     Raises:
-        ValueError: a source without images here, or no files.
+        ValueError: a source without images here, no files, or too few images for that seed.
     """
     name = {other: name for name, other in DATASETS.items()}.get(source, source)
     if name not in DATASETS:
@@ -50,7 +52,12 @@ def training_sample(source: str, data_dir: str, count: int) -> tuple[NDArray[np.
             f"{', '.join(DATASETS)}."
         )
     images = load_classifier_images(name, data_dir)
-    rows = images.train[:count]
+    rows = images.train[seed * count : (seed + 1) * count]
+    if seed and len(rows) < count:
+        raise ValueError(
+            f"{source} has {len(images.train)} training images: too few for sample {seed} of {count} images each. Use "
+            "a smaller --seed or fewer --images."
+        )
     return images.pixels[rows][..., None], images.labels[rows].astype(np.int64), images.fingerprint
 
 

@@ -218,3 +218,11 @@ def test_mistakes_are_told(script, tmp_path) -> None:
     assert "there is no zoo" in error
     with pytest.raises(ValueError, match=r"images are not known here.*digits, mnist, fashion, cifar10"):
         training_sample("svhn_cropped", "data", 5)
+
+
+def test_samples_of_other_seeds_are_other_images():
+    samples = [training_sample("digits", "data", 100, seed)[0] for seed in (0, 1, 2)]
+    whole = training_sample("digits", "data", 300)[0]
+    np.testing.assert_array_equal(np.concatenate(samples), whole)
+    with pytest.raises(ValueError, match="too few for sample 50 of 100 images"):
+        training_sample("digits", "data", 100, 50)
