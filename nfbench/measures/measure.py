@@ -102,7 +102,7 @@ def measure(
         margin = margins(z_BnN, labels)
         found = {"loss": losses(params_BT), "accuracy": (margin > 0).to(params_BT).mean(1)}
         directions = [
-            network_direction(spec, params_BT, settings.seed + k, "filter", settings.biases)
+            network_direction(spec, params_BT, settings.seed * settings.directions + k, "filter", settings.biases)
             for k in range(settings.directions)
         ]
         increase = sharpness(losses, params_BT, directions, settings.radius)
