@@ -56,3 +56,25 @@ def test_the_layer_table_is_what_the_benchmark_says():
         assert found, layer
         wanted = (statistics.median(ratios), min(ratios), max(ratios), memory)
         assert tuple(map(float, found.groups())) == pytest.approx(wanted, abs=0.0051)
+
+
+CNN_GEN = re.compile(r"^\| `(\S+)( [^`]+)?` \| weights \| ([\d.]+) ± ([\d.]+) \| ([\d., ]+) \|", re.MULTILINE)
+
+
+def test_the_accuracy_prediction_table_is_what_the_results_say():
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "cnn_gen").glob("*.json"))]
+    rows = CNN_GEN.findall((ROOT / "docs" / "cnn_gen.md").read_text())
+    seen = 0
+    for name, added, mean, std, each in rows:
+        start = f"python run.py experiment=cnn_gen_{name} "
+        mine = [r for r in results if r["command"].startswith(start) and (added.strip() or "seed") in r["command"]]
+        if not added:  # not the rows that add something to the same experiment
+            others = [other[1].strip() for other in rows if other[0] == name and other[1]]
+            mine = [r for r in mine if not any(other in r["command"] for other in others)]
+        assert [r["seed"] for r in mine] == [0, 1, 2]
+        taus = [r["metrics"]["test/kendall_tau"] for r in mine]
+        assert [float(one) for one in each.split(",")] == pytest.approx(taus, abs=0.00051)
+        assert float(mean) == pytest.approx(statistics.mean(taus), abs=0.00051)
+        assert float(std) == pytest.approx(statistics.stdev(taus), abs=0.00051)
+        seen += len(mine)
+    assert seen == len(results) >= 12, "a published run is in no row"
