@@ -112,6 +112,8 @@ def _help_options() -> str:
 def register() -> None:
     """Tells Hydra the schemas, and the resolvers that the config uses. Calling it twice does no harm."""
     store = ConfigStore.instance()
+    # Hydra copies the store once for each group that `--help` lists, and nobody changes a copy: `load` makes its own.
+    store.__dict__["__deepcopy__"] = lambda memo: store
     store.store("config_schema", Config)
     store.store("inr_cls_schema", InrClsConfig, group="task")
     store.store("cnn_gen_schema", CnnGenConfig, group="task")

@@ -1,6 +1,5 @@
 """What a person reads after a typo: the key, where, the options, what was probably meant; never a traceback."""
 
-import resource
 import runpy
 from pathlib import Path
 
@@ -56,19 +55,17 @@ def test_typo(told, tmp_path: Path, argument: str) -> None:
         assert part in text
 
 
-def test_help_is_fast_and_imports_no_torch(cli) -> None:
-    done = cli("--help", patch="import atexit; atexit.register(lambda: print('torch' in sys.modules))")
+HEAVY = ("torch", "lightning", "torchmetrics", "wandb", "scipy", "sklearn", "matplotlib", "h5py")
+
+
+def test_help_imports_nothing_heavy(cli) -> None:
+    """What makes ``--help`` slow is imports, and they can be counted; its seconds depend on the machine."""
+    report = f"import atexit; atexit.register(lambda: print('heavy:', [m for m in {HEAVY!r} if m in sys.modules]))"
+    done = cli("--help", patch=report)
     assert done.returncode == 0, done.stderr
     assert "siren_digits" in done.stdout
     assert "_schema" not in done.stdout
-    assert done.stdout.rstrip().endswith("False")
-    took = []
-    for _ in range(3):  # processor time, the least of three: other processes may slow one down
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cli("--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(took) < 1.5
+    assert done.stdout.rstrip().endswith("heavy: []")
 
 
 def test_cfg_job_resolves_without_data(cli) -> None:
