@@ -49,6 +49,15 @@ class CnnGenConfig(TaskConfig):
 
 
 @dataclass
+class TicketsConfig(TaskConfig):
+    """`nfbench.tasks.tickets.WinningTickets`."""
+
+    kl_weight: float = MISSING
+    latent: str = MISSING
+    samples: int = MISSING
+
+
+@dataclass
 class TrainerConfig:
     """The Trainer flags used here. Any other one passes through: `+trainer.limit_train_batches=2`."""
 
@@ -117,6 +126,7 @@ def register() -> None:
     store.store("config_schema", Config)
     store.store("inr_cls_schema", InrClsConfig, group="task")
     store.store("cnn_gen_schema", CnnGenConfig, group="task")
+    store.store("tickets_schema", TicketsConfig, group="task")
     store.store("trainer_schema", TrainerConfig, group="trainer")
     store.store("logger_schema", LoggerConfig, group="logger")
     for group, schemas in (("model", MODEL_SCHEMAS), ("zoo", ZOO_SCHEMAS)):

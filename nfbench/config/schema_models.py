@@ -112,6 +112,25 @@ class GbmConfig(ModelConfig):
     max_features: float = MISSING
 
 
+@dataclass
+class TicketVaeConfig(ModelConfig):
+    """`nfbench.models.ticket_vae.TicketVAE`."""
+
+    layer: str = MISSING
+    width: int = MISSING
+    num_layers: int = MISSING
+    latent: int = MISSING
+    norm: str = MISSING
+    io: str = MISSING
+    io_max_freq: float = MISSING
+    io_num_bands: int = MISSING
+    init: str = MISSING
+    num_heads: int = MISSING
+    ff_factor: int = MISSING
+    checkpointing: bool = MISSING
+    networks_at_once: int = MISSING
+
+
 MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "nfn": NfnConfig,
     "nfn_res": ResNfnConfig,
@@ -120,4 +139,5 @@ MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "mlp": MlpConfig,
     "statnn": StatNNConfig,
     "gbm": GbmConfig,
+    "ticket_vae": TicketVaeConfig,
 }

@@ -12,6 +12,7 @@ from omegaconf import II, MISSING, ListConfig, OmegaConf
 
 from nfbench.zoos import cnn_recipe as cnn_recipes
 from nfbench.zoos import recipe as recipes
+from nfbench.zoos import ticket_recipe as ticket_recipes
 
 
 @dataclass
@@ -145,12 +146,47 @@ class CnnZooConfig(ClassifierZooConfig):
     fit_device: str = MISSING
 
 
+@dataclass
+class TicketZooConfig:
+    """`nfbench.zoos.tickets.TicketZoo`."""
+
+    name: str = MISSING
+    target: str = MISSING
+    source: str = MISSING
+    size: str = MISSING
+    spec: str = II("nfbench.tickets:spec,${.source},${.size}")
+    num_pairs: int = II("nfbench.tickets:num_pairs,${.source},${.size}")
+    num_val_pairs: int = II("nfbench.tickets:num_val_pairs,${.source},${.size}")
+    num_test_pairs: int = II("nfbench.tickets:num_test_pairs,${.source},${.size}")
+    epochs: int = II("nfbench.tickets:epochs,${.source},${.size}")
+    num_train: int | None = II("nfbench.tickets:num_train,${.source},${.size}")
+    num_eval: int | None = II("nfbench.tickets:num_eval,${.source},${.size}")
+    sparsity: float = MISSING
+    scope: str = MISSING
+    prune_biases: bool = MISSING
+    init: str = MISSING
+    optimizer: str = MISSING
+    lr: float = MISSING
+    fit_batch_size: int = MISSING
+    pixel_min: float = MISSING
+    score_images: int = MISSING
+    zoo_seed: int = MISSING
+    data_dir: str = II("data_dir")
+    zoo_dir: str = II("zoo_dir")
+    fit_device: str = MISSING
+    standardize: str = MISSING
+    batch_size: int = MISSING
+    eval_batch_size: int = MISSING
+    seed: int = MISSING
+
+
 ZOO_SCHEMAS = {
     "siren": SirenZooConfig,
     "inr_file": InrFileZooConfig,
     "shapes": ShapesZooConfig,
     "classifiers": ClassifierZooConfig,
     "cnn": CnnZooConfig,
+    "tickets": TicketZooConfig,
 }
 
 
@@ -169,6 +205,11 @@ def runs_value(key: str, spec: str, size: str) -> Any:
     return ListConfig(value) if isinstance(value, list) else value
 
 
+def tickets_value(key: str, source: str, size: str) -> Any:
+    """What `${nfbench.tickets:key,source,size}` stands for in a config."""
+    return ticket_recipes.size_values(source, size)[key]
+
+
 def file_fingerprint(file: str | None) -> str | None:
     """What `${nfbench.fingerprint:file}` stands for in a config; None where the file is not there."""
     from nfbench.zoos.store import read_fingerprint  # it takes a moment, and only this zoo needs it
@@ -181,3 +222,4 @@ def register_resolver() -> None:
     OmegaConf.register_new_resolver("nfbench.fingerprint", file_fingerprint, replace=True)
     OmegaConf.register_new_resolver("nfbench.recipe", recipe_value, replace=True)
     OmegaConf.register_new_resolver("nfbench.runs", runs_value, replace=True)
+    OmegaConf.register_new_resolver("nfbench.tickets", tickets_value, replace=True)

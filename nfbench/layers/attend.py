@@ -118,10 +118,11 @@ class _CrossAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         num_layers = ctx.num_layers
-        heads = ctx.saved_tensors[num_layers].shape[-2:]
+        everything = ctx.saved_tensors  # once: checkpointing forbids a second look
+        heads = everything[num_layers].shape[-2:]
         grad_w, grad_b = ([g.unflatten(-1, heads) for g in part] for part in (grads[:num_layers], grads[num_layers:]))
-        qkv_w, qkv_b = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers : 2 * num_layers]
-        saved = ctx.saved_tensors[2 * num_layers :]
+        qkv_w, qkv_b = everything[:num_layers], everything[num_layers : 2 * num_layers]
+        saved = everything[2 * num_layers :]
         per_layer = len(saved) // (num_layers + 1)
         to_w, to_b = [torch.empty_like(w) for w in qkv_w], [torch.empty_like(b) for b in qkv_b]
         scatter = _Scatter(to_w, to_b)

@@ -6,5 +6,6 @@ from nfbench.models.nfn import NFN
 from nfbench.models.nft import NFT
 from nfbench.models.residual import ResNFN
 from nfbench.models.statnn import StatNN
+from nfbench.models.ticket_vae import TicketVAE
 
-__all__ = ["NFN", "NFT", "FlatMLP", "NFNGated", "ResNFN", "StatNN"]
+__all__ = ["NFN", "NFT", "FlatMLP", "NFNGated", "ResNFN", "StatNN", "TicketVAE"]

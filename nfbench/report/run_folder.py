@@ -24,7 +24,7 @@ from typing import Any
 # What a run writes, and `rerun=true` may move; run.log is copied, since this process writes to it already.
 WRITTEN = (
     ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "test.png", "summary.json", "wandb",
-    "wandb_id",
+    "wandb_id", "curve.json", "curve.png",
 )  # fmt: skip
 
 

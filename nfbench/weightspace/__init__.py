@@ -13,6 +13,7 @@ from nfbench.weightspace.augment import (
 from nfbench.weightspace.canonicalise import canonicalize
 from nfbench.weightspace.features import WeightSpaceFeatures, ZooBatch, random_features
 from nfbench.weightspace.importing import read_networks
+from nfbench.weightspace.masks import Pruning, densities, largest_within_tensors
 from nfbench.weightspace.permute import NeuronPermutation, permute_uncoupled
 from nfbench.weightspace.render import CellRenderer, nearest_cells, render
 from nfbench.weightspace.spec import ACTIVATIONS, LayerSpec, NetworkSpec, random_spec
@@ -24,12 +25,15 @@ __all__ = [
     "Mixup",
     "NetworkSpec",
     "NeuronPermutation",
+    "Pruning",
     "SineSymmetry",
     "WeightSpaceFeatures",
     "ZooBatch",
     "add_noise",
     "canonicalize",
+    "densities",
     "drop_weights",
+    "largest_within_tensors",
     "nearest_cells",
     "permute_uncoupled",
     "random_features",

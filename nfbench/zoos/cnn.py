@@ -109,20 +109,20 @@ class CnnZoo(ClassifierZoo):
         return open_zoo(self.path, self.plan, self.data_dir, self.threads, self.fit_device)
 
 
-def check_spec(text: str, source: str) -> NetworkSpec:
-    """The architecture of classifiers of these images.
+def check_spec(text: str, source: str, channels: int = 1) -> NetworkSpec:
+    """The architecture of classifiers of these images, of so many channels.
 
     Raises:
         ValueError: one that can't take the images, or that doesn't end with a dense layer of ten classes.
     """
     spec, (height, width, _) = NetworkSpec.parse(text), source_info(source).shape
     double = 2 if source == "digits" else 1
-    pixels, left = double**2 * height * width, double * min(height, width)
+    pixels, left = channels * double**2 * height * width, double * min(height, width)
     first, last = spec.layers[0], spec.layers[-1]
-    if first.in_size != (1 if first.is_conv else pixels) or last.is_conv or last.out_size != 10:
+    if first.in_size != (channels if first.is_conv else pixels) or last.is_conv or last.out_size != 10:
         raise ValueError(
-            f"zoo.spec={text} does not classify {source}: it must begin with 1 (convolutions) or {pixels} (dense "
-            "layers alone) and end with a dense layer of 10."
+            f"zoo.spec={text} does not classify {source}: it must begin with {channels} (convolutions) or {pixels} "
+            "(dense layers alone) and end with a dense layer of 10."
         )
     for layer in spec.layers:
         if layer.kernel is not None:

@@ -1,4 +1,4 @@
-"""Images as the classifiers of a zoo see them: one channel, pixels in [-1, 1], training images first."""
+"""Images as the classifiers of a zoo see them: pixels in [-1, 1], mostly gray, training images first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _STREAM = 20200227  # fixed for ever: a change would give every run other traini
 
 @dataclass(frozen=True)
 class ClassifierImages:
-    """``pixels`` (M, H, W) float32; ``labels`` (M,) int32; ``train``, ``test``: rows of these, train in shuffled order.
+    """``pixels`` (M, H, W), in colour (M, H, W, channels), float32; ``labels`` (M,) int32; ``train``, ``test``: rows of
+    these, train in shuffled order.
 
     ``origin`` and ``fingerprint``: see `nfbench.zoos.images.ImageSet`.
     """
@@ -34,12 +35,13 @@ class ClassifierImages:
 
 
 def load_classifier_images(
-    source: str, data_dir: str, num_train: int | None = None, num_test: int | None = None
+    source: str, data_dir: str, num_train: int | None = None, num_test: int | None = None, gray: bool = True
 ) -> ClassifierImages:
     """Loads a source and makes it what a small CNN takes.
 
-    Channels are averaged, as in the published zoo. Digits are doubled to 16x16: 8x8 are too few pixels for three
-    convolutions of stride 2 without padding. All official training images are for training.
+    Channels are averaged, as in the published zoo, unless ``gray`` is False. Digits are doubled to 16x16:
+    8x8 are too few pixels for three convolutions of stride 2 without padding. All official training images are for
+    training.
 
     Raises:
         ValueError: an unknown source, images that cannot be had, or more training images than there are.
@@ -47,7 +49,7 @@ def load_classifier_images(
     if source not in DATASETS:
         raise ValueError(f"zoo.source={source!r} is not known. Choose one of: {', '.join(DATASETS)}.")
     images = load_images(source, data_dir)
-    pixels = images.pixels.mean(axis=3, dtype=np.float32) * 2 - 1
+    pixels = (images.pixels.mean(axis=3, dtype=np.float32) if gray else images.pixels) * 2 - 1
     if source == "digits":
         pixels = pixels.repeat(2, axis=1).repeat(2, axis=2)
         split = make_split(source, "digits")

@@ -3,8 +3,9 @@
 A whole zoo is one file ``<name>.h5`` of columns, a row a network, sorted by (index, view). Every zoo has ``params``
 (N, T) float32 in torch's order, and ``label``, ``index``, ``view`` (N,) int64; label -1: no class. Beside these it may
 have any columns (N,) of int64, float32 or short strings: ``psnr`` and ``steps`` of fitted images, ``test_accuracy`` of
-trained classifiers. Its attributes: format, columns (JSON: their names), manifest (JSON: spec, recipe with its hash,
-source, which networks), and others such as the origin of the images and versions.
+trained classifiers; and columns (N, T), an entry a parameter, also of uint8: ``mask`` of pruned networks. Its
+attributes: format, columns (JSON: their names), manifest (JSON: spec, recipe with its hash, source, which networks),
+and others such as the origin of the images and versions.
 
 An HDF5 file that is being written when its process is killed may be lost as a whole. So nothing is written to a file
 that holds finished work: each chunk of networks goes to its own small file in ``<name>.h5.partial/``, under a temporary
@@ -46,7 +47,7 @@ Columns = Mapping[str, NDArray[Any]]
 class ZooData:
     """A whole zoo in memory: columns as in the file, its manifest, and its other attributes.
 
-    ``extra``: the columns (N,) beside the four that every zoo has; strings as numpy's ``U``.
+    ``extra``: the columns (N,) or (N, T) beside the four that every zoo has; strings as numpy's ``U``.
     """
 
     params: NDArray[np.float32]
@@ -280,6 +281,8 @@ def _storable(name: str, values: NDArray[Any]) -> NDArray[Any]:
             longest = max(values.tolist(), key=len)
             raise ValueError(f"column {name}: {longest!r} is longer than {STRING_BYTES} bytes. Leave the column out.")
         return texts.astype(f"S{STRING_BYTES}")
+    if values.dtype == np.uint8 and values.ndim == 2:  # an entry a parameter: int64 would take eight times as much
+        return np.ascontiguousarray(values)
     return np.ascontiguousarray(values, np.float32 if values.dtype.kind == "f" else np.int64)
 
 
@@ -320,7 +323,8 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None, advice: str 
             f"{path} is not a whole zoo file: truncated, damaged or foreign ({error}). {advice}"
         ) from error
     shapes = {name: values.shape for name, values in columns.items()}
-    if shapes != {name: (count, width) if name == "params" else (count,) for name in columns}:
+    wide = [name for name, shape in shapes.items() if name not in COLUMNS and len(shape) == 2] + ["params"]
+    if shapes != {name: (count, width) if name in wide else (count,) for name in columns}:
         raise ValueError(f"{path} lacks networks: expected {count} of {width} parameters, found {shapes}. {advice}")
     bad = ~np.isfinite(columns["params"])
     if bad.any():

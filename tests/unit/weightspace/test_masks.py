@@ -1,0 +1,69 @@
+"""Masks have exactly the sparsity that is asked for, whatever the scores."""
+
+import pytest
+import torch
+
+from nfbench.weightspace import NetworkSpec, Pruning, densities, largest_within_tensors, random_spec
+
+SPEC = NetworkSpec.parse("7-9-5:relu")
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.8, 0.95, 0.999])
+def test_the_sparsity_is_exact(sparsity, scope, biases, kind):
+    generator = torch.Generator().manual_seed(0)
+    rule = Pruning(sparsity, scope, biases)
+    for _ in range(5):
+        spec = random_spec(generator, kind)
+        scores = torch.randn(3, spec.num_params, generator=generator).round()  # with many ties
+        mask, prunable = rule.keep_largest(spec, scores), rule.prunable(spec)
+        assert (mask & prunable).sum(1).tolist() == [rule.num_kept(spec)] * 3
+        assert mask[:, ~prunable].all()
+        total = int(prunable.sum())
+        if scope == "global":
+            assert rule.num_kept(spec) == max(1, round((1 - sparsity) * total))
+        else:
+            counts = [max(1, round((1 - sparsity) * (w.stop - w.start))) for (w,) in rule.groups(spec)]
+            assert [int(mask[0, w].sum()) for (w,) in rule.groups(spec)] == counts
+
+
+def test_the_largest_are_kept():
+    scores = torch.randn(2, SPEC.num_params)
+    mask = Pruning(0.9, "global").keep_largest(SPEC, scores)
+    prunable = Pruning().prunable(SPEC)
+    for row, kept in zip(scores, mask, strict=True):
+        assert row[kept & prunable].min() >= row[~kept].max()
+    assert int(prunable.sum()) == 7 * 9 + 9 * 5
+
+
+def test_scopes_differ_where_layers_do():
+    scores = torch.randn(1, SPEC.num_params).abs()
+    scores[:, SPEC.scalar_slices()[0]] += 10  # the first layer wins everything, unless layers are apart
+    assert densities(SPEC, Pruning(0.9, "global").keep_largest(SPEC, scores))[0, 1] == 0
+    assert densities(SPEC, Pruning(0.9, "layer").keep_largest(SPEC, scores))[0, 1] > 0
+
+
+def test_the_largest_of_each_tensor():
+    mask = Pruning(0.8, "global", biases=True).keep_largest(SPEC, torch.randn(4, SPEC.num_params))
+    scores = torch.randn(4, SPEC.num_params)
+    largest = largest_within_tensors(SPEC, scores, mask)
+    assert not torch.equal(largest, mask)
+    for where in SPEC.scalar_slices():
+        for row, kept, wanted in zip(scores[:, where], largest[:, where], mask[:, where], strict=True):
+            assert kept.sum() == wanted.sum()
+            assert set(row[kept].tolist()) == set(row.sort(descending=True).values[: int(wanted.sum())].tolist())
+
+
+@pytest.mark.parametrize(("values", "message"), [((1.0,), "below 1"), ((0.5, "all"), "global, layer")])
+def test_what_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Pruning(*values)
+
+
+def test_scores_without_order_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        Pruning().keep_largest(SPEC, torch.full((1, SPEC.num_params), torch.nan))
+    with pytest.raises(ValueError, match="entries to score"):
+        Pruning().keep_largest(SPEC, torch.zeros(1, 3))
