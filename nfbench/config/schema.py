@@ -49,6 +49,13 @@ class CnnGenConfig(TaskConfig):
 
 
 @dataclass
+class InrEditConfig(TaskConfig):
+    """`nfbench.tasks.inr_edit.InrEditing`."""
+
+    edit: str = MISSING
+
+
+@dataclass
 class TrainerConfig:
     """The Trainer flags used here. Any other one passes through: `+trainer.limit_train_batches=2`."""
 
@@ -115,6 +122,7 @@ def register() -> None:
     store.store("config_schema", Config)
     store.store("inr_cls_schema", InrClsConfig, group="task")
     store.store("cnn_gen_schema", CnnGenConfig, group="task")
+    store.store("inr_edit_schema", InrEditConfig, group="task")
     store.store("trainer_schema", TrainerConfig, group="trainer")
     store.store("logger_schema", LoggerConfig, group="logger")
     for group, schemas in (("model", MODEL_SCHEMAS), ("zoo", ZOO_SCHEMAS)):

@@ -2,5 +2,6 @@
 
 from nfbench.tasks.cnn_gen import CnnGeneralization
 from nfbench.tasks.inr_cls import InrClassification
+from nfbench.tasks.inr_edit import InrEditing
 
-__all__ = ["CnnGeneralization", "InrClassification"]
+__all__ = ["CnnGeneralization", "InrClassification", "InrEditing"]

@@ -10,7 +10,7 @@ from nfbench.weightspace.augment import (
     sample_spatial_motion,
     transform_coordinates,
 )
-from nfbench.weightspace.canonicalise import canonicalize
+from nfbench.weightspace.canonicalise import CanonicalForm, canonical_form, canonicalize
 from nfbench.weightspace.features import WeightSpaceFeatures, ZooBatch, random_features
 from nfbench.weightspace.importing import read_networks
 from nfbench.weightspace.permute import NeuronPermutation, permute_uncoupled
@@ -19,6 +19,7 @@ from nfbench.weightspace.spec import ACTIVATIONS, LayerSpec, NetworkSpec, random
 
 __all__ = [
     "ACTIVATIONS",
+    "CanonicalForm",
     "CellRenderer",
     "LayerSpec",
     "Mixup",
@@ -28,6 +29,7 @@ __all__ = [
     "WeightSpaceFeatures",
     "ZooBatch",
     "add_noise",
+    "canonical_form",
     "canonicalize",
     "drop_weights",
     "nearest_cells",
