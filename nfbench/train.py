@@ -226,13 +226,22 @@ def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: R
         return
     wanted = {rows[i][:2] for i in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)}
     images, index, view = [], [], []
+    pictures: Any = getattr(task, "pictures", lambda _: {})  # what the task has to show of the same items
+    more: dict[str, list[Any]] = {}
     for batch in zoo.test_dataloader():
         keep = [i for i, key in enumerate(zip(batch.index.tolist(), batch.view.tolist(), strict=True)) if key in wanted]
         if keep:
-            images.append(zoo.render(batch.features[keep]).float().cpu().numpy())
-            index += batch.index[keep].tolist()
-            view += batch.view[keep].tolist()
-    np.savez(folder.path / "samples.npz", images=np.concatenate(images), index=index, view=view)
+            batch = type(batch)(*(column[keep] for column in batch))
+            images.append(zoo.render(batch.features).float().cpu().numpy())
+            for name, values in pictures(batch).items():
+                more.setdefault(name, []).append(values)
+            index += batch.index.tolist()
+            view += batch.view.tolist()
+    arrays: dict[str, Any] = {name: np.concatenate(parts) for name, parts in more.items()}
+    if len(frames := getattr(task, "frames", ())):
+        arrays["frames"] = np.stack(frames)
+    arrays |= {"images": np.concatenate(images), "index": index, "view": view}
+    np.savez(folder.path / "samples.npz", **arrays)
 
 
 def report_module(name: str | None) -> ModuleType | None:

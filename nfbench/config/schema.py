@@ -49,6 +49,13 @@ class CnnGenConfig(TaskConfig):
 
 
 @dataclass
+class InrEditConfig(TaskConfig):
+    """`nfbench.tasks.inr_edit.InrEditing`."""
+
+    edit: str = MISSING
+
+
+@dataclass
 class TicketsConfig(TaskConfig):
     """`nfbench.tasks.tickets.WinningTickets`."""
 
@@ -126,6 +133,7 @@ def register() -> None:
     store.store("config_schema", Config)
     store.store("inr_cls_schema", InrClsConfig, group="task")
     store.store("cnn_gen_schema", CnnGenConfig, group="task")
+    store.store("inr_edit_schema", InrEditConfig, group="task")
     store.store("tickets_schema", TicketsConfig, group="task")
     store.store("trainer_schema", TrainerConfig, group="trainer")
     store.store("logger_schema", LoggerConfig, group="logger")

@@ -90,6 +90,7 @@ class InrFileZooConfig(InrBatchesConfig):
     w0_hidden: float | None = None
     grid: str | None = None
     augment_flip: str = MISSING
+    data_dir: str = II("data_dir")  # of the images that task=inr_edit edits
 
 
 @dataclass

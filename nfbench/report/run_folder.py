@@ -5,9 +5,10 @@ run.log                 what was printed
 metrics.csv             a row an epoch
 checkpoints/            best.ckpt and last.ckpt
 predictions.csv         a row a test item
-samples.npz             a few test items as they look when rendered
+samples.npz             a few test items as they look when rendered; of edits also target, result, its weights, frames
 summary.json            the result: a folder that has it is a finished run
 test.png                the picture, drawn from the files above
+edit.gif                edits epoch by epoch (inr_edit)
 """
 
 import csv
@@ -23,8 +24,8 @@ from typing import Any
 
 # What a run writes, and `rerun=true` may move; run.log is copied, since this process writes to it already.
 WRITTEN = (
-    ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "test.png", "summary.json", "wandb",
-    "wandb_id", "curve.json", "curve.png",
+    ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "test.png", "edit.gif", "summary.json",
+    "wandb", "wandb_id", "curve.json", "curve.png",
 )  # fmt: skip
 
 

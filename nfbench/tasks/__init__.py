@@ -2,6 +2,7 @@
 
 from nfbench.tasks.cnn_gen import CnnGeneralization
 from nfbench.tasks.inr_cls import InrClassification
+from nfbench.tasks.inr_edit import InrEditing
 from nfbench.tasks.tickets import WinningTickets
 
-__all__ = ["CnnGeneralization", "InrClassification", "WinningTickets"]
+__all__ = ["CnnGeneralization", "InrClassification", "InrEditing", "WinningTickets"]

@@ -10,7 +10,7 @@ from nfbench.weightspace.augment import (
     sample_spatial_motion,
     transform_coordinates,
 )
-from nfbench.weightspace.canonicalise import canonicalize
+from nfbench.weightspace.canonicalise import CanonicalForm, canonical_form, canonicalize
 from nfbench.weightspace.features import WeightSpaceFeatures, ZooBatch, random_features
 from nfbench.weightspace.importing import read_networks
 from nfbench.weightspace.masks import Pruning, densities, largest_within_tensors
@@ -20,6 +20,7 @@ from nfbench.weightspace.spec import ACTIVATIONS, LayerSpec, NetworkSpec, random
 
 __all__ = [
     "ACTIVATIONS",
+    "CanonicalForm",
     "CellRenderer",
     "LayerSpec",
     "Mixup",
@@ -30,6 +31,7 @@ __all__ = [
     "WeightSpaceFeatures",
     "ZooBatch",
     "add_noise",
+    "canonical_form",
     "canonicalize",
     "densities",
     "drop_weights",

@@ -11,6 +11,7 @@ the same function, it commutes with permutations of hidden neurons, and doing it
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +19,40 @@ from torch import Tensor
 from nfbench.weightspace.features import WeightSpaceFeatures
 
 
+@dataclass(frozen=True)
+class CanonicalForm:
+    """Networks in canonical form, and how they got there.
+
+    Attributes:
+        features: the canonical networks, C = 1.
+        signs: +1 or -1 for each weight and bias: the canonical weight is sign * weight.
+        shifts: for each layer (B, R, 1): the canonical bias is sign * (bias - shift).
+    """
+
+    features: WeightSpaceFeatures
+    signs: WeightSpaceFeatures
+    shifts: tuple[Tensor, ...]
+
+    def undo(self, features: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        """Takes networks from the canonical ones' place to that of the originals, with the function they have.
+
+        Of the canonical networks themselves it gives the originals; of edits of them, the same edits of the originals.
+        Weights are exact, biases up to rounding.
+        """
+        back = features.zip(self.signs, torch.mul)
+        return type(features)(back.spec, back.weights, tuple(map(torch.add, back.biases, self.shifts)))
+
+
 def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidden: float = 30.0) -> WeightSpaceFeatures:
+    """Removes the sign and phase symmetries of sine networks; `canonical_form` says how, and how to get back.
+
+    Returns:
+        Features of networks that compute the same functions.
+    """
+    return canonical_form(features, w0_first, w0_hidden).features
+
+
+def canonical_form(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidden: float = 30.0) -> CanonicalForm:
     """Removes the sign and phase symmetries of sine networks.
 
     Signs, layer by layer from the input, none of them dependent on the order of hidden neurons:
@@ -34,7 +68,7 @@ def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidde
         w0_hidden: frequency factor of the other sine layers.
 
     Returns:
-        Features of networks that compute the same functions.
+        The canonical networks, which compute the same functions, and the way back.
 
     Raises:
         ValueError: networks that are not dense sine networks with C = 1.
@@ -47,17 +81,28 @@ def canonicalize(features: WeightSpaceFeatures, w0_first: float = 30.0, w0_hidde
         )
     weights = [w[..., 0, 0] for w in features.weights]  # each (B, R, S)
     biases = [b[..., 0] for b in features.biases]  # each (B, R)
+    signs, shifts = [torch.ones_like(w) for w in weights], [torch.zeros_like(b) for b in biases]
+    bias_signs = [torch.ones_like(b) for b in biases]
     hidden = spec.num_layers - 1
     for i in range(hidden):
         half_period = math.pi / (w0_first if i == 0 else w0_hidden)
         turns = _half_turns(biases[i] / half_period)
-        biases[i] = biases[i] - turns * half_period
-        weights[i + 1] = weights[i + 1] * (1 - 2 * torch.remainder(turns, 2)).unsqueeze(1)
+        shifts[i] = turns * half_period
+        biases[i] = biases[i] - shifts[i]
+        parity = 1 - 2 * torch.remainder(turns, 2)  # (B, R)
+        weights[i + 1] = weights[i + 1] * parity.unsqueeze(1)
         sign = _neuron_signs(weights[i], biases[i], weights[i + 1], first=i == 0, last=i == hidden - 1)
         weights[i] = weights[i] * sign.unsqueeze(2)
         biases[i] = biases[i] * sign
         weights[i + 1] = weights[i + 1] * sign.unsqueeze(1)
-    return type(features)(spec, tuple(w[..., None, None] for w in weights), tuple(b.unsqueeze(-1) for b in biases))
+        signs[i] = signs[i] * sign.unsqueeze(2)
+        signs[i + 1] = signs[i + 1] * (parity * sign).unsqueeze(1)
+        bias_signs[i] = sign
+
+    def pack(weights: list[Tensor], biases: list[Tensor]) -> WeightSpaceFeatures:
+        return type(features)(spec, tuple(w[..., None, None] for w in weights), tuple(b[..., None] for b in biases))
+
+    return CanonicalForm(pack(weights, biases), pack(signs, bias_signs), tuple(b[..., None] for b in shifts))
 
 
 def _neuron_signs(w_BRS: Tensor, bias_BR: Tensor, out_BQR: Tensor, first: bool, last: bool) -> Tensor:

@@ -108,6 +108,7 @@ class InrFileZoo(InrZoo):
         eval_batch_size: int = 512,
         views_per_epoch: int = 1,
         seed: int = 0,
+        data_dir: str = "data",
     ) -> None:
         data, found = read_file(file, fingerprint)
         path, manifest = Path(str(file)), data.manifest
@@ -135,8 +136,8 @@ class InrFileZoo(InrZoo):
             plan=plan, label=name_definition(manifest, recipe), name=path.stem, subset=name,
             num_classes=0 if (labels < 0).any() else num_classes, image_shape=shape, augment=augment,
             canonicalize=canonicalize, standardize=standardize, batch_size=batch_size,
-            eval_batch_size=eval_batch_size, views_per_epoch=views_per_epoch, seed=seed, file_name=None, data_dir="",
-            zoo_dir=str(path.parent), threads=None, fit_device="cpu",
+            eval_batch_size=eval_batch_size, views_per_epoch=views_per_epoch, seed=seed, file_name=None,
+            data_dir=data_dir, zoo_dir=str(path.parent), threads=None, fit_device="cpu",
         )  # fmt: skip
         self.path, self.fingerprint, self._data = path, found, take_rows(data, chosen.rows)
         self.rows, self.num_missing, self.first_view = chosen.rows, chosen.missing, first_view

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, ZooBatch
+from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, ZooBatch, canonical_form
 from nfbench.zoos.augmentation import Augmentation
 from nfbench.zoos.build import ZooPlan, open_zoo
+from nfbench.zoos.edits import EditedImages, cached_edit, edits_for
 from nfbench.zoos.fit import pixel_grid, render_flat
+from nfbench.zoos.images import SOURCES, load_images
+from nfbench.zoos.render import pixel_errors
 from nfbench.zoos.sampler import OrderedSampler, ViewSampler
 from nfbench.zoos.store import ZooData
 from nfbench.zoos.tables import ZooBatches, ZooTables
@@ -96,6 +100,7 @@ class InrZoo(lightning.LightningDataModule):
         self._data: ZooData | None = None  # what prepare_data read, until the tables are made of it
         self._tables: ZooTables | None = None
         self._origin: str | None = None
+        self._images_sha256: str | None = None
 
     def _default_name(self, name: str, subset: str) -> str:
         plan, label = self.plan, self.label
@@ -140,7 +145,7 @@ class InrZoo(lightning.LightningDataModule):
         if self._tables is None or self._tables.device != device:
             data = self._open()
             self._tables, self._data = ZooTables(self, data, device), None
-            sha256 = data.attributes.get("images_sha256")  # an import says its own in the origin
+            self._images_sha256 = sha256 = data.attributes.get("images_sha256")  # an import says its own in the origin
             self._origin = data.attributes.get("origin", "unknown") + (f" (SHA-256 {sha256[:12]})" if sha256 else "")
 
     @property
@@ -180,3 +185,59 @@ class InrZoo(lightning.LightningDataModule):
         if self.standardize == "layer":
             flat = flat * self.tables.std.to(flat) + self.tables.mean.to(flat)
         return flat
+
+    def own_weights(self, features: WeightSpaceFeatures, index: Tensor, view: Tensor) -> Tensor:
+        """Weights (B, T) of edits of networks, in the place where those networks lie in the file.
+
+        Args:
+            features: what became of networks of a batch (as loaders of validation and test give it): canonical and
+                standardised as the zoo says.
+            index, view: (B,) of those networks.
+        """
+        flat = self.raw_weights(features)
+        if not self.canonicalize:
+            return flat
+        raw = WeightSpaceFeatures.from_flat(self.spec, self.tables.raw[self.tables.rows_at(index, view)].to(flat))
+        form = canonical_form(raw, self.recipe.w0_first, self.recipe.w0_hidden)
+        return form.undo(WeightSpaceFeatures.from_flat(self.spec, flat)).flatten()[..., 0]
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """The edits that `edited_images` has.
+
+        Raises:
+            ValueError: networks of no images, or images that move in training, so that nobody knows their edit.
+        """
+        if self.plan.source not in SOURCES or (why := getattr(self, "no_picture", None)):
+            reason = f": {why}" if self.plan.source in SOURCES else ""
+            raise ValueError(f"task=inr_edit needs networks of known images, these are of {self.plan.source}{reason}")
+        augment = self.augment
+        if augment.rotation or augment.scale or augment.shift or augment.flip != "none" or augment.mixup:
+            raise ValueError(
+                "task=inr_edit holds edited networks against edited images, which don't move along: set "
+                "zoo.augment_rotation, augment_scale, augment_shift and augment_mixup to 0, zoo.augment_flip to none; "
+                "zoo=siren_digits_edit has them so"
+            )
+        return edits_for(self.image_shape[2])
+
+    def edited_images(self, edit: str) -> EditedImages:
+        """The edited images of all items, made once and kept in a file beside the zoo; after `setup`."""
+        source, device = self.plan.source, self.tables.device
+        pixels = cached_edit(
+            edit, self.path.parent / "edits", source, self._images_sha256, lambda: load_images(source, self.data_dir)
+        )
+        index = np.sort(self.split.all_images)
+        return EditedImages(index, pixels[index], device)
+
+    def errors(self, weights: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error (B,) of each network's picture, pixels in [-1, 1]; differentiable in the weights.
+
+        Args:
+            weights: (B, T), as `raw_weights` or `own_weights` gives them.
+            targets: (B, P, channels) in [-1, 1].
+        """
+        recipe = self.recipe
+        half = (recipe.pixel_max - recipe.pixel_min) / 2
+        height, width, _ = self.image_shape
+        coords = torch.from_numpy(pixel_grid(height, width, recipe.grid)).to(weights)
+        return pixel_errors(weights, self.spec, coords, (targets + 1) * half + recipe.pixel_min, recipe) / half**2

@@ -24,6 +24,7 @@ SOURCE = Path(__file__).with_name("siren_kernel.cpp")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 INT, DOUBLE, POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 ARGUMENTS: tuple[Any, ...] = (INT, INT, POINTER, INT, *[POINTER] * 3, *[DOUBLE] * 7, INT, DOUBLE, INT, POINTER, POINTER)
+ERROR_ARGUMENTS: tuple[Any, ...] = (INT, INT, POINTER, INT, *[POINTER] * 3, *[DOUBLE] * 3, INT, POINTER, POINTER)
 
 
 class KernelUnavailable(RuntimeError):
@@ -109,12 +110,13 @@ def open_library(source: Path) -> ctypes.CDLL:
 
 @cache
 def load_kernel() -> ctypes.CDLL:
-    """The compiled kernel as a ctypes library with ``nfbench_fit_sirens`` (see siren_kernel.cpp).
+    """The compiled kernel as a ctypes library with ``nfbench_fit_sirens`` and ``nfbench_siren_errors``.
 
     Raises:
         KernelUnavailable: with the reason.
     """
     library = open_library(SOURCE)
     library.nfbench_fit_sirens.argtypes = ARGUMENTS
-    library.nfbench_fit_sirens.restype = ctypes.c_int
+    library.nfbench_siren_errors.argtypes = ERROR_ARGUMENTS
+    library.nfbench_fit_sirens.restype = library.nfbench_siren_errors.restype = ctypes.c_int
     return library

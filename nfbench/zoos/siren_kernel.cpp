@@ -319,6 +319,54 @@ static void transpose_weights(Problem& q) {         // w0*Wt [in][N] -> w0*W [ou
     }
 }
 
+// A network's parameters in torch's order, and its target (pixels, O), into the layout of `pass`.
+template <int O> static void load_problem(Problem& q, const float* theta, const float* target) {
+    for (int i = 0; i < q.layers; i++) {
+        const Layer& l = q.hidden[i];
+        float *W = q.p + l.offset, *b = W + round_up(l.in, 4) * l.N;
+        for (int j = 0; j < l.out; j++)
+            for (int k = 0; k < l.in; k++) W[(size_t)k * l.N + j] = theta[l.flat + (size_t)j * l.in + k];
+        for (int j = 0; j < l.out; j++) b[j] = theta[l.flat + (size_t)l.out * l.in + j];
+    }
+    const Layer& z = q.hidden[q.layers - 1];
+    float* Wl = q.p + q.last_offset;
+    for (int o = 0; o < O; o++)
+        for (int k = 0; k < z.out; k++) Wl[(size_t)o * z.N + k] = theta[q.last_flat + (size_t)o * z.out + k];
+    for (int o = 0; o < O; o++) Wl[(size_t)O * z.N + o] = theta[q.last_flat + (size_t)O * z.out + o];
+    for (int i = 0; i <= q.layers; i++) {
+        const size_t from = i < q.layers ? q.hidden[i].offset : q.last_offset;
+        const size_t to = i + 1 < q.layers ? q.hidden[i + 1].offset : i < q.layers ? q.last_offset : q.block;
+        const float w0 = i < q.layers ? q.hidden[i].w0 : 1.0f;
+        for (size_t k = from; k < to; k++) q.work[k] = q.p[k] * w0;
+    }
+    transpose_weights(q);
+    for (int o = 0; o < O; o++)
+        for (int p = 0; p < q.pixels; p++) q.target[(size_t)o * q.padded + p] = target[(size_t)p * O + o];
+}
+
+// The mean squared error of each network and, unless `grad` is null, its gradient in torch's order.
+template <int O>
+static void differentiate(Problem& q, int64_t count, const float* targets, const float* flat, float offset, double* mse,
+                          float* grad) {
+    for (int64_t net = 0; net < count; net++) {
+        load_problem<O>(q, flat + net * q.params, targets + net * q.pixels * O);
+        mse[net] = pass<O>(q, grad != nullptr, offset);
+        if (!grad) continue;
+        float* g = grad + net * q.params;
+        for (int i = 0; i < q.layers; i++) {        // gradients are of w0-scaled parameters
+            const Layer& l = q.hidden[i];
+            for (int j = 0; j < l.out; j++)
+                for (int k = 0; k < l.in; k++) g[l.flat + (size_t)j * l.in + k] = l.gW[(size_t)k * l.N + j] * l.w0;
+            for (int j = 0; j < l.out; j++) g[l.flat + (size_t)l.out * l.in + j] = l.gb[j] * l.w0;
+        }
+        const Layer& z = q.hidden[q.layers - 1];
+        const float* gWl = q.grad + q.last_offset;
+        for (int o = 0; o < O; o++)
+            for (int k = 0; k < z.out; k++) g[q.last_flat + (size_t)o * z.out + k] = gWl[(size_t)o * z.N + k];
+        for (int o = 0; o < O; o++) g[q.last_flat + (size_t)O * z.out + o] = gWl[(size_t)O * z.N + o];
+    }
+}
+
 template <int O>
 static int fit(Problem& q, int64_t count, const float* targets, float* flat, float offset, double lr, double beta1,
                double beta2, double eps, int64_t steps, double stop_mse, double* mse, int64_t* steps_taken) {
@@ -327,28 +375,9 @@ static int fit(Problem& q, int64_t count, const float* targets, float* flat, flo
         memset(q.m, 0, q.block * sizeof(float));
         memset(q.v, 0, q.block * sizeof(float));
         float* theta = flat + net * q.params;
-        for (int i = 0; i < q.layers; i++) {
-            Layer& l = q.hidden[i];
-            float *W = q.p + l.offset, *b = W + round_up(l.in, 4) * l.N;
-            for (int j = 0; j < l.out; j++)
-                for (int k = 0; k < l.in; k++) W[(size_t)k * l.N + j] = theta[l.flat + (size_t)j * l.in + k];
-            for (int j = 0; j < l.out; j++) b[j] = theta[l.flat + (size_t)l.out * l.in + j];
-        }
+        load_problem<O>(q, theta, targets + net * q.pixels * O);
         const Layer& z = q.hidden[q.layers - 1];
         float* Wl = q.p + q.last_offset;
-        for (int o = 0; o < O; o++)
-            for (int k = 0; k < z.out; k++) Wl[(size_t)o * z.N + k] = theta[q.last_flat + (size_t)o * z.out + k];
-        for (int o = 0; o < O; o++) Wl[(size_t)O * z.N + o] = theta[q.last_flat + (size_t)O * z.out + o];
-        for (int i = 0; i <= q.layers; i++) {
-            const size_t from = i < q.layers ? q.hidden[i].offset : q.last_offset;
-            const size_t to = i + 1 < q.layers ? q.hidden[i + 1].offset : i < q.layers ? q.last_offset : q.block;
-            const float w0 = i < q.layers ? q.hidden[i].w0 : 1.0f;
-            for (size_t k = from; k < to; k++) q.work[k] = q.p[k] * w0;
-        }
-        transpose_weights(q);
-        for (int o = 0; o < O; o++)
-            for (int p = 0; p < q.pixels; p++)
-                q.target[(size_t)o * q.padded + p] = targets[(net * q.pixels + p) * O + o];
 
         int64_t step = 0;
         double power1 = 1, power2 = 1, error = -1;
@@ -385,15 +414,9 @@ static int fit(Problem& q, int64_t count, const float* targets, float* flat, flo
     return 0;
 }
 
-// sizes: num_sizes layer widths from the 1..3 coordinates to the 1..4 outputs. coords (pixels, in); targets
-// (count, pixels, out); flat (count, T) in torch's order, changed in place. mse and steps_taken: one a network.
-// Returns 0, 1 for sizes out of range, 2 without memory.
-extern "C" int nfbench_fit_sirens(int64_t count, int64_t num_sizes, const int64_t* sizes, int64_t pixels,
-                                  const float* coords, const float* targets, float* flat, double w0_first,
-                                  double w0_hidden, double offset, double lr, double beta1, double beta2, double eps,
-                                  int64_t steps, double stop_mse, int64_t tile_bytes, double* mse,
-                                  int64_t* steps_taken) {
-    Problem q = {};
+// Lays out a problem in memory that the caller frees (arena.base). Returns 0, 1 for sizes out of range, 2 without memory.
+static int prepare(Problem& q, Arena& arena, int64_t num_sizes, const int64_t* sizes, int64_t pixels,
+                   const float* coords, double w0_first, double w0_hidden, int64_t tile_bytes) {
     q.layers = (int)num_sizes - 2;
     if (q.layers < 1 || q.layers > MAX_LAYERS || pixels < 1) return 1;
     q.in = (int)sizes[0];
@@ -429,7 +452,6 @@ extern "C" int nfbench_fit_sirens(int64_t count, int64_t num_sizes, const int64_
     const size_t tiles = (q.padded + most - 1) / most;
     q.tile = (int)round_up((q.padded + tiles - 1) / tiles, PIXEL_STEP);
 
-    Arena arena = {};
     const size_t floats = 5 * (q.block + WIDE) + transposed + 6 * (size_t)q.padded + (size_t)q.out * q.padded +
                           (size_t)q.out * q.tile + per_pixel * q.tile;
     arena.size = round_up(floats * sizeof(float) + 64 * ALIGN, ALIGN);
@@ -458,7 +480,21 @@ extern "C" int nfbench_fit_sirens(int64_t count, int64_t num_sizes, const int64_
         for (int k = 0; k < q.in; k++) q.coords[(size_t)p * 4 + k] = coords[(size_t)p * q.in + k];
         q.weight[p] = 1.0f;
     }
-    int status = 0;
+    return 0;
+}
+
+// sizes: num_sizes layer widths from the 1..3 coordinates to the 1..4 outputs. coords (pixels, in); targets
+// (count, pixels, out); flat (count, T) in torch's order, changed in place. mse and steps_taken: one a network.
+// Returns 0, 1 for sizes out of range, 2 without memory.
+extern "C" int nfbench_fit_sirens(int64_t count, int64_t num_sizes, const int64_t* sizes, int64_t pixels,
+                                  const float* coords, const float* targets, float* flat, double w0_first,
+                                  double w0_hidden, double offset, double lr, double beta1, double beta2, double eps,
+                                  int64_t steps, double stop_mse, int64_t tile_bytes, double* mse,
+                                  int64_t* steps_taken) {
+    Problem q = {};
+    Arena arena = {};
+    int status = prepare(q, arena, num_sizes, sizes, pixels, coords, w0_first, w0_hidden, tile_bytes);
+    if (status) return status;
 #define FIT(O)                                                                                                      \
     case O:                                                                                                         \
         status = fit<O>(q, count, targets, flat, (float)offset, lr, beta1, beta2, eps, steps, stop_mse, mse,        \
@@ -467,4 +503,22 @@ extern "C" int nfbench_fit_sirens(int64_t count, int64_t num_sizes, const int64_
     switch (q.out) { FIT(1) FIT(2) FIT(3) FIT(4) }
     free(arena.base);
     return status;
+}
+
+// As above, for one pass: mse (count,) and, unless it is null, grad (count, T), the gradient of each network's own mse.
+extern "C" int nfbench_siren_errors(int64_t count, int64_t num_sizes, const int64_t* sizes, int64_t pixels,
+                                    const float* coords, const float* targets, const float* flat, double w0_first,
+                                    double w0_hidden, double offset, int64_t tile_bytes, double* mse, float* grad) {
+    Problem q = {};
+    Arena arena = {};
+    int status = prepare(q, arena, num_sizes, sizes, pixels, coords, w0_first, w0_hidden, tile_bytes);
+    if (status) return status;
+    switch (q.out) {
+        case 1: differentiate<1>(q, count, targets, flat, (float)offset, mse, grad); break;
+        case 2: differentiate<2>(q, count, targets, flat, (float)offset, mse, grad); break;
+        case 3: differentiate<3>(q, count, targets, flat, (float)offset, mse, grad); break;
+        case 4: differentiate<4>(q, count, targets, flat, (float)offset, mse, grad); break;
+    }
+    free(arena.base);
+    return 0;
 }

@@ -59,6 +59,11 @@ class ZooTables:
         first, last = np.searchsorted(self._index, images, "left"), np.searchsorted(self._index, images, "right")
         return np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
 
+    def rows_at(self, index: Tensor, view: Tensor) -> Tensor:
+        """Rows (B,) of these networks."""
+        views = int(self.view.max()) + 1
+        return torch.searchsorted(self.index * views + self.view, index * views + view)
+
     def _parts(self, flat: Tensor) -> list[WeightSpaceFeatures]:
         return [WeightSpaceFeatures.from_flat(self.spec, part) for part in flat.split(MAP_ROWS)]
 

@@ -39,8 +39,8 @@ def test_schema_fields_are_the_arguments(composed, group: str, name: str) -> Non
     cfg = composed(f"{group}={name}")[group]
     named = {item.name for item in fields(OmegaConf.get_type(cfg))} - set(ABOUT)
     taken = set(inspect.signature(get_class(cfg.target)).parameters)
-    met_in_code = {"model": {"spec", "out_dim"}, "task": {"num_classes", "group_name", "pruning"}}.get(group, set())
-    assert named == taken - met_in_code
+    code = {"model": {"spec", "out_dim"}, "task": {"num_classes", "group_name", "pruning", "edits"}}
+    assert named == taken - code.get(group, set())
 
 
 # Models that write weights too (out_dim None), and the sizes of the papers, of up to half a gigabyte.
@@ -100,6 +100,10 @@ def test_every_experiment_builds(composed, name: str) -> None:
         steps = -(-len(zoo.split.train) * cfg.zoo.views_per_epoch // cfg.zoo.batch_size) * cfg.trainer.max_epochs
         assert abs(steps - 200_000) < 1_500
         assert zoo.label == "nfn", "the published recipe, with nothing replaced"
+    if cfg.size == "full" and cfg.task.name == "inr_edit":
+        steps = -(-len(zoo.split.train) // cfg.zoo.batch_size) * cfg.trainer.max_epochs
+        assert abs(steps - 50_000) < 1_000
+        assert (zoo.label, len(zoo.split.train), len(zoo.split.val)) == ("nfn", 45_000, 5_000)
 
 
 RECIPE_KEYS = [item.name for item in fields(recipe.SirenRecipe) if item.name not in ("seed", "dtype")]

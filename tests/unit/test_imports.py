@@ -15,9 +15,9 @@ ARROWS = {
     "layers": {"torch", "nfbench.weightspace"},
     "models": {"torch", "nfbench.weightspace", "nfbench.layers"},
     "tasks": {"torch", "nfbench.weightspace", "lightning", "torchmetrics", "numpy", "scipy", "sklearn"},
-    "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "safetensors", "sklearn", "tqdm"},
+    "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "safetensors", "sklearn", "tqdm", "cv2"},
     "measures": {"torch", "nfbench.weightspace"},
-    "report": {"numpy", "pandas", "matplotlib"},
+    "report": {"numpy", "pandas", "matplotlib", "PIL"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",
             "config/errors", "config/identity", "config/job", "zoos/recipe"]  # fmt: skip

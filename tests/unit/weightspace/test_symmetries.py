@@ -9,6 +9,7 @@ from nfbench.weightspace import (
     NetworkSpec,
     NeuronPermutation,
     WeightSpaceFeatures,
+    canonical_form,
     canonicalize,
     permute_uncoupled,
     random_features,
@@ -195,3 +196,26 @@ def test_coordinate_transforms_refuse_what_does_not_fit():
     conv = random_features(NetworkSpec.parse("2-3c3-1:sine"), 2, 1, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="dense networks"):
         transform_coordinates(conv, torch.eye(2).expand(2, 2, 2), torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+def test_the_way_back_from_the_canonical_form(depth):
+    x, _ = sine_networks(depth)
+    form = canonical_form(x, **W0)
+    assert torch.equal(form.features.flatten(), canonicalize(x, **W0).flatten())
+    back = form.undo(form.features)
+    assert all(torch.equal(a, b) for a, b in zip(back.weights, x.weights, strict=True))
+    close(back.flatten(), x.flatten())
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
+def test_an_edit_is_the_same_function_in_both_places(depth):
+    x, generator = sine_networks(depth)
+    form = canonical_form(x, **W0)
+    edit = random_features(x.spec, 4, 1, generator, torch.float64).map(lambda t: 0.02 * t)
+    edited = form.features + edit
+    points = 2 * torch.rand(4, 9, x.spec.sizes[0], generator=generator, dtype=torch.float64) - 1
+    expected = run(edited, points, **W0)
+    close(run(form.undo(edited), points, **W0), expected, 1e-8)
+    assert (run(x + edit, points, **W0) - expected).abs().max() > 1e-3, "without the signs it is another edit"
+    assert (run(form.features, points, **W0) - expected).abs().max() > 1e-3
