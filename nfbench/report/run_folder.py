@@ -6,6 +6,8 @@ metrics.csv             a row an epoch
 checkpoints/            best.ckpt and last.ckpt
 predictions.csv         a row a test item
 samples.npz             a few test items as they look when rendered
+pictures.npz            what a task has kept for its picture
+latents.h5              task=inr2array_cls: what the encoder made of the networks
 summary.json            the result: a folder that has it is a finished run
 test.png                the picture, drawn from the files above
 """
@@ -23,8 +25,8 @@ from typing import Any
 
 # What a run writes, and `rerun=true` may move; run.log is copied, since this process writes to it already.
 WRITTEN = (
-    ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "test.png", "summary.json", "wandb",
-    "wandb_id",
+    ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "pictures.npz", "latents.h5",
+    "test.png", "summary.json", "wandb", "wandb_id",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ ARROWS = {
     "tasks": {"torch", "nfbench.weightspace", "lightning", "torchmetrics", "numpy", "scipy", "sklearn"},
     "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "safetensors", "sklearn", "tqdm"},
     "measures": {"torch", "nfbench.weightspace"},
-    "report": {"numpy", "pandas", "matplotlib"},
+    "report": {"numpy", "pandas", "matplotlib", "umap"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",
             "config/errors", "config/identity", "config/job", "zoos/recipe"]  # fmt: skip
