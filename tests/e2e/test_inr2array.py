@@ -167,8 +167,14 @@ def test_the_image_as_target_is_marked(composed, quick, job) -> None:
         train.run(composed(*quick, *FIRST, "task.loss_target=image"), job("moved"))
 
 
-@pytest.mark.parametrize("model", [["nfn_np", "model.widths=[8]"], ["nfn_res", "model.width=8", "model.layer=hnp", "model.init=fan_in"],
-                                   ["inr2array", "model.width=8", "model.block=np_residual"]])  # fmt: skip
+OTHERS = [
+    ["nfn_np", "model.widths=[8]"],
+    ["nfn_res", "model.width=8", "model.layer=hnp", "model.init=fan_in"],
+    ["inr2array", "model.width=8", "model.block=np_residual"],
+]
+
+
+@pytest.mark.parametrize("model", OTHERS)
 def test_other_encoders(composed, quick, job, model: list[str]) -> None:
     words = [f"model={model[0]}", *model[1:]]
     first = [word for word in FIRST if not word.startswith("model")]
