@@ -39,7 +39,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 bench: $(STAMP)  ## speed of layers, zoo builders and reading, beside other code (about 20 minutes)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	for name in layers siren_fit cnn_zoo tickets render zoo_cost reading; do $(PY) benchmarks/$$name.py || exit 1; done
+	for name in layers inr2array siren_fit cnn_zoo tickets render zoo_cost reading; do $(PY) benchmarks/$$name.py || exit 1; done
 
 clean:  ## remove the virtual environment and caches; runs and zoos stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -30,7 +30,15 @@ from tqdm import tqdm
 
 from nfbench import __version__
 from nfbench.allocator import keep_freed_memory
-from nfbench.config.build import build_model, build_task, build_trainer, build_zoo
+from nfbench.config.build import (
+    build_latent_model,
+    build_latent_zoo,
+    build_model,
+    build_task,
+    build_trainer,
+    build_zoo,
+)
+from nfbench.config.encoder import adopt_encoder, load_encoder
 from nfbench.config.errors import did_you_mean
 from nfbench.config.identity import config_hash, identity
 from nfbench.config.job import Job
@@ -58,6 +66,7 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
     """
     if cfg.size not in SIZES:
         raise ValueError(f"size={cfg.size} is unknown: choose one of {', '.join(SIZES)}")
+    cfg = adopt_encoder(cfg, job.overrides)
     report = report_module(cfg.task.report)
     folder = RunFolder(job.folder)
     with folder.locked():
@@ -124,7 +133,14 @@ def _run(
     task = build_task(cfg.task, zoo)
     for key in ("metric", "monitor"):
         check_metric(key, cfg.task[key], getattr(task, "metrics", (cfg.task[key],)))
-    task.model = model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
+    if "encoder_hash" in cfg.task:  # the zoo's latents take its place, and a Transformer that reads them the model's
+        encoder = load_encoder(cfg.task.encoder, zoo)
+        zoo = build_latent_zoo(task, zoo, encoder, encoder.about(), job.folder / "latents.h5")
+        model = build_latent_model(task, encoder.model.encoder.width)
+    else:
+        wanted = task.latents(zoo.recipe.w0_hidden) if hasattr(task, "latents") else None
+        model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim, latents=wanted)
+    task.model = model
     zoo.prepare_data()
     zoo_s = time.monotonic() - began
 
@@ -163,7 +179,7 @@ def _run(
     check_metric("metric", cfg.task.metric, tested)
 
     write_predictions(task, zoo, folder)
-    protocol = dict(getattr(zoo, "protocol", {}))
+    protocol = {**getattr(zoo, "protocol", {}), **getattr(task, "protocol", {})}
     summary = {
         "task": cfg.task.name,
         "model": cfg.model.name,
@@ -218,6 +234,8 @@ def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: R
     rows = sorted(getattr(task, "predictions", []))
     if not rows:
         return
+    if pictures := getattr(task, "pictures", None):
+        np.savez(folder.path / "pictures.npz", **pictures)
     folder.write_rows("predictions.csv", getattr(task, "columns", ("index", "view", "true", "predicted")), rows)
     if not hasattr(zoo, "render"):
         return
@@ -226,14 +244,14 @@ def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: R
         return
     wanted = {rows[i][:2] for i in np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)}
     images, index, view = [], [], []
-    pictures: Any = getattr(task, "pictures", lambda _: {})  # what the task has to show of the same items
+    sample_arrays: Any = getattr(task, "sample_arrays", lambda _: {})  # what the task has to show of the same items
     more: dict[str, list[Any]] = {}
     for batch in zoo.test_dataloader():
         keep = [i for i, key in enumerate(zip(batch.index.tolist(), batch.view.tolist(), strict=True)) if key in wanted]
         if keep:
             batch = type(batch)(*(column[keep] for column in batch))
             images.append(zoo.render(batch.features).float().cpu().numpy())
-            for name, values in pictures(batch).items():
+            for name, values in sample_arrays(batch).items():
                 more.setdefault(name, []).append(values)
             index += batch.index.tolist()
             view += batch.view.tolist()

@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
@@ -9,7 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from nfbench.config.errors import did_you_mean
+from nfbench.models.decoder import SirenDecoder
+from nfbench.models.inr2array import LatentAutoencoder, ModelEncoder
+from nfbench.models.latent import LatentTransformer
 from nfbench.weightspace import NetworkSpec
+from nfbench.zoos.latents import LatentZoo
 
 # Keys of a group that say which class and what is done with it, and are no arguments of its constructor.
 ABOUT = ("name", "target", "report", "metric", "monitor", "mode")
@@ -72,9 +78,45 @@ def build_task(cfg: DictConfig, zoo: LightningDataModule) -> Any:
     return _construct("task", cfg.target, given, **facts)
 
 
-def build_model(cfg: DictConfig, *, spec: NetworkSpec, out_dim: int | None) -> nn.Module:
-    """The nn.Module of `cfg.model` for networks of this spec; without out_dim it edits them."""
-    return _construct("model", cfg.target, _arguments(cfg), spec=spec, out_dim=out_dim)
+def build_model(
+    cfg: DictConfig,
+    *,
+    spec: NetworkSpec,
+    out_dim: int | None,
+    latents: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The nn.Module of `cfg.model` for networks of this spec; without out_dim it edits them.
+
+    With `latents`, what `Inr2ArrayTask.latents` says of the latent array, the decoder and the rest, it is an
+    autoencoder whose encoder `cfg.model` is.
+
+    Raises:
+        ValueError: where the model cannot do that.
+    """
+    given = _arguments(cfg)
+    encoder_only = "out_dim" not in inspect.signature(get_class(cfg.target)).parameters
+    if latents is None:
+        if encoder_only:
+            raise ValueError(f"model={cfg.name} is an encoder only, for task=inr2array: choose another model")
+        return _construct("model", cfg.target, given, spec=spec, out_dim=out_dim)
+    array = {key: latents[key] for key in ("num_latents", "spatial")}
+    if encoder_only:
+        encoder = _construct("model", cfg.target, given, spec=spec, **array)
+    else:
+        encoder = ModelEncoder(spec, _construct("model", cfg.target, given, spec=spec, out_dim=1), **array)
+    decoder = SirenDecoder(spec, encoder.width, **latents["decoder"])
+    return LatentAutoencoder(encoder, decoder, latents["num_classes"])
+
+
+def build_latent_zoo(task: Any, zoo: Any, encode: Any, about: Mapping[str, Any], path: Path) -> LatentZoo:
+    """The DataModule of the latents of a zoo, in the file `path`, as the task of `inr2array_cls` wants them."""
+    names = ("views", "augmented_epochs", "encode_batch_size")
+    return LatentZoo(zoo, encode, about, path, **{name: task.hparams[name] for name in names})
+
+
+def build_latent_model(task: Any, latent_dim: int) -> nn.Module:
+    """The Transformer that reads the latents, of the sizes that the task of `inr2array_cls` says."""
+    return LatentTransformer(latent_dim, task.out_dim, **task.classifier)
 
 
 def build_trainer(cfg: DictConfig, **objects: Any) -> Trainer:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import sys
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 # Keys that change no number of the result.
 _ELSEWHERE = {
     "zoo": ("data_dir", "zoo_dir", "seed", "threads"),  # the run's seed stands beside the hash
+    "task": ("encoder",),  # a run folder, wherever it lies: its hash is in the config
     "trainer": ("enable_progress_bar", "log_every_n_steps"),
 }
 
@@ -36,6 +39,18 @@ def config_hash(cfg: DictConfig) -> str:
     """Eight hex digits over `identity`: the same for all seeds of one experiment."""
     text = json.dumps(identity(cfg), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def encoder_hash(folder: str | None) -> str | None:
+    """Sixteen hex digits over the best checkpoint of a run folder; None where there is none."""
+    best = Path(folder) / "checkpoints" / "best.ckpt" if folder else None
+    return _file_hash(best, best.stat().st_mtime_ns) if best is not None and best.is_file() else None
+
+
+@lru_cache(maxsize=8)  # the config is resolved several times in a run
+def _file_hash(path: Path, changed: int) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def sweep_hash() -> str:

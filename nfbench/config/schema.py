@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import II, MISSING, OmegaConf
 
-from nfbench.config.identity import config_hash, sweep_hash
+from nfbench.config.identity import config_hash, encoder_hash, sweep_hash
 from nfbench.config.schema_models import MODEL_SCHEMAS
 from nfbench.config.schema_zoos import ZOO_SCHEMAS, register_resolver
 
@@ -65,6 +65,38 @@ class TicketsConfig(TaskConfig):
 
 
 @dataclass
+class Inr2ArrayConfig(TaskConfig):
+    """`nfbench.tasks.inr2array.Inr2ArrayTask`."""
+
+    num_latents: int = MISSING
+    spatial: bool = MISSING
+    decoder: str = MISSING
+    decoder_width: int = MISSING
+    decoder_hidden: int = MISSING
+    additive: bool = MISSING
+    tiling: str = MISSING
+    loss_target: str = MISSING  # inr or image
+    joint_weight: float = MISSING
+
+
+@dataclass
+class Inr2ArrayClsConfig(InrClsConfig):
+    """`nfbench.tasks.inr2array_cls.Inr2ArrayClassification`."""
+
+    encoder: str | None = II("encoder")
+    encoder_hash: str | None = II("nfbench.encoder_hash:${encoder}")  # of its weights; given: only this one is taken
+    views: str = MISSING
+    augmented_epochs: int = MISSING
+    encode_batch_size: int = MISSING
+    width: int = MISSING
+    num_blocks: int = MISSING
+    num_heads: int = MISSING
+    ff_width: int = MISSING
+    dropout: float = MISSING
+    max_latents: int = MISSING
+
+
+@dataclass
 class TrainerConfig:
     """The Trainer flags used here. Any other one passes through: `+trainer.limit_train_batches=2`."""
 
@@ -101,6 +133,7 @@ class Config:
     logger: Any = MISSING
     seed: int = MISSING
     ckpt_path: str | None = MISSING
+    encoder: str | None = MISSING
     rerun: bool = MISSING
     threads: int | None = MISSING
     size: str = MISSING
@@ -135,12 +168,15 @@ def register() -> None:
     store.store("cnn_gen_schema", CnnGenConfig, group="task")
     store.store("inr_edit_schema", InrEditConfig, group="task")
     store.store("tickets_schema", TicketsConfig, group="task")
+    store.store("inr2array_schema", Inr2ArrayConfig, group="task")
+    store.store("inr2array_cls_schema", Inr2ArrayClsConfig, group="task")
     store.store("trainer_schema", TrainerConfig, group="trainer")
     store.store("logger_schema", LoggerConfig, group="logger")
     for group, schemas in (("model", MODEL_SCHEMAS), ("zoo", ZOO_SCHEMAS)):
         for name, schema in schemas.items():
             store.store(f"{name}_schema", schema, group=group)
     OmegaConf.register_new_resolver("nfbench.hash", lambda *, _root_: config_hash(_root_), replace=True)
+    OmegaConf.register_new_resolver("nfbench.encoder_hash", encoder_hash, replace=True)
     # Cached: the jobs of a sweep, whose own overrides differ, get the folder of the sweep.
     OmegaConf.register_new_resolver("nfbench.sweep_hash", sweep_hash, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("nfbench.options", _help_options, replace=True)

@@ -102,6 +102,19 @@ class NfnGatedConfig(ModelConfig):
 
 
 @dataclass
+class Inr2ArrayEncoderConfig(ModelConfig):
+    """`nfbench.models.inr2array.Inr2ArrayEncoder`."""
+
+    block: str = MISSING
+    width: int = MISSING
+    num_blocks: int = MISSING
+    num_heads: int = MISSING
+    ff_factor: int = MISSING
+    dropout: float = MISSING
+    fourier_scale: float = MISSING
+
+
+@dataclass
 class GbmConfig(ModelConfig):
     """`nfbench.models.gbm.GBM`."""
 
@@ -136,6 +149,7 @@ MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "nfn_res": ResNfnConfig,
     "nfn_gated": NfnGatedConfig,
     "nft": NftConfig,
+    "inr2array": Inr2ArrayEncoderConfig,
     "mlp": MlpConfig,
     "statnn": StatNNConfig,
     "gbm": GbmConfig,

@@ -90,7 +90,7 @@ class Inr2ArrayEncoder(nn.Module):
             raise ValueError(
                 f"num_latents must be at least 1 and block one of {', '.join(BLOCKS)}, got {num_latents} and {block!r}"
             )
-        self.spatial, self.num_outputs = spatial, num_latents if spatial else 1
+        self.spatial, self.num_outputs, self.width = spatial, num_latents if spatial else 1, width
 
         def make() -> nn.Module:
             if block == "nft":
@@ -113,11 +113,89 @@ class Inr2ArrayEncoder(nn.Module):
         return z_BMC if self.spatial else z_BMC.mean(1, keepdim=True)
 
 
-class Inr2Array(nn.Module):
+class ModelEncoder(nn.Module):
+    """A model of this package up to its readout, then the pooling of `Inr2ArrayEncoder`.
+
+    With an `NFT` of width 256, 6 blocks, 4 heads, ff_factor 4 and fourier_scale 3 it is the published encoder.
+
+    Args:
+        spec: networks that go in, C = 1.
+        model: an invariant model whose `readout` follows features of weights and biases: its readout is taken away.
+        num_latents, spatial: see `Inr2ArrayEncoder`.
+
+    Shapes:
+        weights (B, R, S, K, 1), biases (B, R, 1) -> (B, M, C), or (B, 1, C) if not spatial; C is the model's last
+        width. Invariant to hidden-neuron permutations.
+
+    Raises:
+        ValueError: a model that has no features of weights and biases, num_latents below 1.
+    """
+
+    symmetry = "invariant"
+
+    def __init__(self, spec: NetworkSpec, model: nn.Module, num_latents: int = 16, spatial: bool = True) -> None:
+        super().__init__()
+        if getattr(model, "symmetry", None) != "invariant" or not hasattr(model, "readout"):
+            raise ValueError(
+                f"{type(model).__name__} cannot be an encoder: it has no equivariant layers before its output. Models "
+                "that have: nft, nfn_np, nfn_hnp, nfn_pt, nfn_res, nfn_gated, and inr2array"
+            )
+        if num_latents < 1:
+            raise ValueError(f"num_latents must be at least 1, got {num_latents}")
+        model.readout = nn.Identity()
+        with torch.no_grad():  # the features' channels, by trying
+            self.width = model(WeightSpaceFeatures.from_flat(spec, torch.zeros(1, spec.num_params))).channels
+        self.spatial, self.num_outputs = spatial, num_latents if spatial else 1
+        self.model = model
+        self.pool = CrossAttentionPool(self.width, num_latents, num_heads=1, gated=True)
+
+    def forward(self, features: WeightSpaceFeatures) -> Tensor:
+        z_BMC = self.pool(self.model(features))
+        return z_BMC if self.spatial else z_BMC.mean(1, keepdim=True)
+
+
+class LatentAutoencoder(nn.Module):
     """Encoder and decoder: from the weights of SIRENs to those of M SIRENs each, one for each cell of their image.
 
     `nfbench.weightspace.CellRenderer` draws what comes out, with side = sqrt(M). The loss is the mean squared error
     between that drawing and what the SIREN that went in draws.
+
+    Args:
+        encoder: an `Inr2ArrayEncoder` or a `ModelEncoder`.
+        decoder: of vectors of the encoder's width.
+        num_classes: outputs of `classify`, one linear map of the whole latent array, for joint training; 0: none.
+
+    Shapes:
+        weights (B, R, S, 1, 1), biases (B, R, 1) -> the same with B * M networks, the M of a network one after the
+        other. Invariant to hidden-neuron permutations.
+    """
+
+    symmetry = "invariant"
+
+    def __init__(self, encoder: Inr2ArrayEncoder | ModelEncoder, decoder: SirenDecoder, num_classes: int = 0) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.head = nn.Linear(encoder.num_outputs * encoder.width, num_classes) if num_classes else None
+
+    def encode(self, features: WeightSpaceFeatures) -> Tensor:
+        """The latent array (B, M, width)."""
+        return self.encoder(features)
+
+    def decode(self, latents: Tensor) -> WeightSpaceFeatures:
+        """The SIRENs of a latent array (B, M, width): B * M networks."""
+        return self.decoder(latents)
+
+    def classify(self, latents: Tensor) -> Tensor:
+        """The logits (B, num_classes) of a latent array (B, M, width)."""
+        assert self.head is not None, "made without num_classes"
+        return self.head(latents.flatten(1))
+
+    def forward(self, features: WeightSpaceFeatures) -> WeightSpaceFeatures:
+        return self.decode(self.encode(features))
+
+
+class Inr2Array(LatentAutoencoder):
+    """The autoencoder of the authors' code: `Inr2ArrayEncoder` and `SirenDecoder`.
 
     Args:
         spec: networks that go in and come out, dense and with sines, C = 1.
@@ -126,15 +204,11 @@ class Inr2Array(nn.Module):
         decoder, decoder_width, decoder_hidden, additive, w0_hidden: of the decoder, `kind`, `width`, `num_hidden`, ...
             of `SirenDecoder`.
 
-    Shapes:
-        weights (B, R, S, 1, 1), biases (B, R, 1) -> the same with B * M networks, the M of a network one after the
-        other. Invariant to hidden-neuron permutations.
+    Shapes and symmetry: see `LatentAutoencoder`.
 
     Raises:
         ValueError: as the two parts.
     """
-
-    symmetry = "invariant"
 
     def __init__(
         self,
@@ -154,19 +228,9 @@ class Inr2Array(nn.Module):
         additive: bool = False,
         w0_hidden: float = 30.0,
     ) -> None:
-        super().__init__()
-        self.encoder = Inr2ArrayEncoder(
-            spec, num_latents, spatial, block, width, num_blocks, num_heads, ff_factor, dropout, fourier_scale
+        super().__init__(
+            Inr2ArrayEncoder(
+                spec, num_latents, spatial, block, width, num_blocks, num_heads, ff_factor, dropout, fourier_scale
+            ),
+            SirenDecoder(spec, width, decoder, decoder_width, decoder_hidden, additive, w0_hidden),
         )
-        self.decoder = SirenDecoder(spec, width, decoder, decoder_width, decoder_hidden, additive, w0_hidden)
-
-    def encode(self, features: WeightSpaceFeatures) -> Tensor:
-        """The latent array (B, M, width)."""
-        return self.encoder(features)
-
-    def decode(self, latents: Tensor) -> WeightSpaceFeatures:
-        """The SIRENs of a latent array (B, M, width): B * M networks."""
-        return self.decoder(latents)
-
-    def forward(self, features: WeightSpaceFeatures) -> WeightSpaceFeatures:
-        return self.decode(self.encode(features))

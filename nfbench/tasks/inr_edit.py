@@ -114,7 +114,7 @@ class InrEditing(Task):
         self.predictions += list(zip(*columns, strict=True))
 
     @torch.no_grad()
-    def pictures(self, batch: ZooBatch) -> dict[str, NDArray[Any]]:
+    def sample_arrays(self, batch: ZooBatch) -> dict[str, NDArray[Any]]:
         """Of some test networks: images (B, H, W, channels) in [0, 1], wanted and edited, and edited weights (B, T).
 
         The weights are those of the edited networks in the place of the file's own.

@@ -171,12 +171,17 @@ class InrZoo(lightning.LightningDataModule):
             ZooBatches(self.tables, train), batch_size=None, sampler=sampler, num_workers=0, generator=generator
         )
 
+    @property
+    def coordinates(self) -> Tensor:
+        """(P, 2): where the pixels of an image are, row by row. Of zoos whose networks show images."""
+        height, width, _ = self.image_shape
+        return torch.from_numpy(pixel_grid(height, width, self.recipe.grid))
+
     def render(self, features: WeightSpaceFeatures) -> Tensor:
         """The images (B, H, W, channels) in [0, 1] that the networks of a batch (as loaders give it) compute."""
         height, width, channels = self.image_shape
-        coords = torch.from_numpy(pixel_grid(height, width, self.recipe.grid))
         flat = self.raw_weights(features)
-        pixels = render_flat(flat, self.plan.sizes, coords.to(flat), self.recipe)
+        pixels = render_flat(flat, self.plan.sizes, self.coordinates.to(flat), self.recipe)
         return pixels.clamp(0, 1).reshape(-1, height, width, channels)
 
     def raw_weights(self, features: WeightSpaceFeatures) -> Tensor:

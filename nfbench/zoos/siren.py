@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from nfbench.zoos.augmentation import Augmentation
 from nfbench.zoos.build import ZooPlan
-from nfbench.zoos.images import source_info
+from nfbench.zoos.images import load_images, source_info
 from nfbench.zoos.inr import InrZoo
 from nfbench.zoos.recipe import make_recipe
 from nfbench.zoos.splits import default_split, make_split
@@ -124,3 +127,11 @@ class SirenZoo(InrZoo):
             views_per_epoch=views_per_epoch, seed=seed, file_name=file_name, data_dir=data_dir, zoo_dir=zoo_dir,
             threads=threads, fit_device=fit_device,
         )  # fmt: skip
+        self._images: Tensor | None = None
+
+    def true_images(self, index: Tensor) -> Tensor:
+        """The images (B, P, channels) in [0, 1] that networks were fitted to, by image index (B,)."""
+        if self._images is None:
+            pixels = load_images(self.plan.source, self.data_dir).pixels
+            self._images = torch.from_numpy(pixels).flatten(1, 2)
+        return self._images[index]

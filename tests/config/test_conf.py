@@ -39,13 +39,16 @@ def test_schema_fields_are_the_arguments(composed, group: str, name: str) -> Non
     cfg = composed(f"{group}={name}")[group]
     named = {item.name for item in fields(OmegaConf.get_type(cfg))} - set(ABOUT)
     taken = set(inspect.signature(get_class(cfg.target)).parameters)
-    code = {"model": {"spec", "out_dim"}, "task": {"num_classes", "group_name", "pruning", "edits"}}
-    assert named == taken - code.get(group, set())
+    met = {
+        "model": {"spec", "out_dim", "num_latents", "spatial"},
+        "task": {"num_classes", "group_name", "pruning", "edits"},
+    }
+    assert named == taken - met.get(group, set())
 
 
 # Models that write weights too (out_dim None), and the sizes of the papers, of up to half a gigabyte.
-# gbm is not trained by gradient, and vae/... draws masks: they have tests of their own.
-CPU_MODELS = [name for name in options()["model"] if "/" not in name and name != "gbm"]
+# gbm is not trained by gradient, inr2array is an encoder only, and vae/... draws masks: they have tests of their own.
+CPU_MODELS = [name for name in options()["model"] if "/" not in name and name not in ("gbm", "inr2array")]
 CASES = [(name, out_dim) for name in CPU_MODELS for out_dim in (7, None) if (name, out_dim) != ("statnn", None)]
 
 
@@ -94,7 +97,8 @@ def test_every_experiment_builds(composed, name: str) -> None:
     zoo = build_zoo(cfg.zoo)
     task = build_task(cfg.task, zoo)
     with torch.device("meta"):
-        build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
+        latents = task.latents() if hasattr(task, "latents") else None
+        build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim, latents=latents)
     assert cfg.size in ("tiny", "cpu", "full")
     if cfg.size == "full" and cfg.task.name == "inr_cls":
         steps = -(-len(zoo.split.train) * cfg.zoo.views_per_epoch // cfg.zoo.batch_size) * cfg.trainer.max_epochs

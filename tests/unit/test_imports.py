@@ -17,7 +17,7 @@ ARROWS = {
     "tasks": {"torch", "nfbench.weightspace", "lightning", "torchmetrics", "numpy", "scipy", "sklearn"},
     "zoos": {"torch", "nfbench.weightspace", "lightning", "h5py", "numpy", "safetensors", "sklearn", "tqdm", "cv2"},
     "measures": {"torch", "nfbench.weightspace"},
-    "report": {"numpy", "pandas", "matplotlib", "PIL"},
+    "report": {"numpy", "pandas", "matplotlib", "PIL", "umap"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",
             "config/errors", "config/identity", "config/job", "zoos/recipe"]  # fmt: skip

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from nfbench.layers import CrossAttentionPool
+from nfbench.models import NFN, NFT, FlatMLP, NFNGated, ResNFN, StatNN
 from nfbench.models.decoder import SirenDecoder
-from nfbench.models.inr2array import BLOCKS, Inr2Array, Inr2ArrayEncoder
+from nfbench.models.inr2array import BLOCKS, Inr2Array, Inr2ArrayEncoder, LatentAutoencoder, ModelEncoder
 from nfbench.models.latent import LatentTransformer
-from nfbench.weightspace import NetworkSpec, random_features
+from nfbench.weightspace import NetworkSpec, NeuronPermutation, permute_uncoupled, random_features
 from nfbench.weightspace.render import CellRenderer
 from nfbench.weightspace.testing import assert_invariant, assert_not_equivariant
 
@@ -245,3 +246,85 @@ def test_errors_say_what_is_allowed():
     small = LatentTransformer(3, 4, width=8, num_blocks=1, num_heads=2, ff_width=16, max_latents=2)
     with pytest.raises(ValueError, match="3 latents and have 2 positions"):
         small(torch.zeros(1, 3, 3))
+
+
+READERS = {
+    "NFT": lambda spec: NFT(spec, 1, width=8, num_blocks=2, num_heads=2, ff_factor=2),
+    "NFN": lambda spec: NFN(spec, 1, widths=[8, 6], fourier_size=4, head_width=4),
+    "NFN hnp": lambda spec: NFN(spec, 1, "hnp", widths=[8], fourier_size=4, head_width=4),
+    "ResNFN": lambda spec: ResNFN(spec, 1, width=8, fourier_size=4, head_width=4),
+    "NFNGated": lambda spec: NFNGated(spec, 1, width=8, num_blocks=1, head_width=4),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["float64", "float32"])
+def test_any_equivariant_model_is_an_encoder(name, dtype):
+    def build(spec):
+        return ModelEncoder(spec, READERS[name](spec), num_latents=4)
+
+    assert ModelEncoder.symmetry == "invariant"
+    assert_invariant(build, dtype=dtype)
+    assert_not_equivariant(build, channels=1)
+    torch.manual_seed(0)
+    model = build(MNIST)
+    x = sirens(MNIST, 3, torch.float32)
+    z = model(x)
+    assert z.shape == (3, 4, model.width)
+    assert model.width == (6 if name == "NFN" else 8)
+    model.spatial = False
+    assert torch.allclose(model(x), z.mean(1, keepdim=True), rtol=1e-4)
+    z.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("spec", "count_of"), [(MNIST, 21_200_640), (CIFAR, 21_201_152)])
+def test_an_nft_of_the_published_size_is_the_published_encoder(spec, count_of):
+    with torch.device("meta"):
+        nft = NFT(spec, 1, width=256, num_blocks=6, num_heads=4, ff_factor=4, fourier_scale=3.0)
+        made, theirs = ModelEncoder(spec, nft), Inr2ArrayEncoder(spec)
+    assert count(made) == count(theirs) == count_of
+    assert sorted(p.shape for p in made.parameters()) == sorted(p.shape for p in theirs.parameters())
+    small_nft = NFT(MNIST, 1, **{k: v for k, v in SMALL.items() if k != "num_latents"})
+    small, other = ModelEncoder(MNIST, small_nft, 4), encoder()(MNIST)
+    state = {key.removeprefix("model."): value for key, value in small.state_dict().items()}
+    other.load_state_dict(state)
+    x = sirens(MNIST, 2)
+    assert torch.allclose(small.double()(x), other.double()(x), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("spec", "pixels"), [(MNIST, 28), (CIFAR, 32)])
+@pytest.mark.parametrize("cells", [4, 16, 64])
+def test_decoded_shapes_of_mnist_and_cifar(spec, pixels, cells):
+    torch.manual_seed(0)
+    model = LatentAutoencoder(ModelEncoder(spec, READERS["NFN"](spec), cells), SirenDecoder(spec, 6, width=8), 10)
+    x = sirens(spec, 2, torch.float32)
+    z = model.encode(x)
+    assert z.shape == (2, cells, 6)
+    assert model.classify(z).shape == (2, 10)
+    decoded = model(x).check()
+    assert (decoded.spec, len(decoded)) == (spec, 2 * cells)
+    coords = torch.cartesian_prod(*2 * [torch.linspace(-1, 1, pixels)])
+    drawn = CellRenderer(coords, math.isqrt(cells))(decoded)
+    assert drawn.shape == (2, pixels**2, spec.sizes[-1])
+
+
+def test_latents_of_the_published_encoder_are_invariant():
+    """Two blocks of the published width: the whole size in float64 would take a while."""
+    torch.manual_seed(0)
+    model = Inr2ArrayEncoder(MNIST, num_blocks=2).double()
+    x = sirens(MNIST, 2)
+    permutation = NeuronPermutation.sample(MNIST, 2, torch.Generator().manual_seed(1))
+    z = model(x)
+    assert z.shape == (2, 16, 256)
+    assert torch.allclose(model(permutation.apply(x)), z, rtol=1e-9, atol=1e-9)
+    other = permute_uncoupled(x, torch.Generator().manual_seed(1))
+    assert not torch.allclose(model(other), z, rtol=1e-3)
+
+
+def test_models_that_cannot_be_encoders():
+    for model in (FlatMLP(MNIST, 1, width=8), StatNN(MNIST, 1, width=8), NFT(MNIST, None, width=8, num_blocks=1)):
+        with pytest.raises(ValueError, match=r"cannot be an encoder.*nft, nfn_np"):
+            ModelEncoder(MNIST, model)
+    with pytest.raises(ValueError, match="num_latents must be at least 1, got 0"):
+        ModelEncoder(MNIST, READERS["NFN"](MNIST), 0)
