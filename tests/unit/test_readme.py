@@ -60,6 +60,8 @@ def test_the_layer_table_is_what_the_benchmark_says():
 
 CNN_GEN = re.compile(r"^\| `(\S+)( [^`]+)?` \| weights \| ([\d.]+) ± ([\d.]+) \| ([\d., ]+) \|", re.MULTILINE)
 
+MEASURES = re.compile(r"^\| `(\S+)` \| (yes|no) \| ([-+][\d.]+) ± ([\d.]+) \| ([-+\d., ]+) \|", re.MULTILINE)
+
 
 def test_the_accuracy_prediction_table_is_what_the_results_say():
     results = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "cnn_gen").glob("*.json"))]
@@ -78,3 +80,15 @@ def test_the_accuracy_prediction_table_is_what_the_results_say():
         assert float(std) == pytest.approx(statistics.stdev(taus), abs=0.00051)
         seen += len(mine)
     assert seen == len(results) >= 12, "a published run is in no row"
+
+
+def test_the_table_of_measures_is_what_the_results_say():
+    paths = [ROOT / "results" / "measures" / f"cnn_cifar10gs-seed{seed}.json" for seed in (0, 1, 2)]
+    tables = [{row["measure"]: row for row in json.loads(path.read_text())["table"]} for path in paths]
+    rows = MEASURES.findall((ROOT / "docs" / "cnn_gen.md").read_text())
+    assert {name for name, *_ in rows} == set(tables[0])
+    for name, _, mean, std, each in rows:
+        taus = [table[name]["tau_accuracy"] for table in tables]
+        assert [float(one) for one in each.split(",")] == pytest.approx(taus, abs=0.00051)
+        assert float(mean) == pytest.approx(statistics.mean(taus), abs=0.00051)
+        assert float(std) == pytest.approx(statistics.stdev(taus), abs=0.00051)
