@@ -103,7 +103,7 @@ def test_it_learns_where_tickets_keep_their_weights(composed, quick, job) -> Non
 
 def test_what_does_not_go_together(composed, quick, job, small) -> None:
     with pytest.raises(ValueError, match=r"task=tickets needs a zoo with pruning"):
-        train.run(composed(*quick, "zoo=siren_digits"), job("a"))
+        train.run(composed(*[w for w in quick if not w.startswith("zoo.")], "zoo=siren_digits"), job("a"))
     with pytest.raises(ValueError, match=r"task=tickets needs a model that draws masks: model=vae/nfn_pt"):
         train.run(composed(*[w for w in quick if not w.startswith("model")], "model=nfn_np"), job("b"))
     with pytest.raises(ValueError, match=r"goes with task=tickets"):
