@@ -3,8 +3,8 @@
 python scripts/ticket_curve.py outputs/tickets/nfn_pt-tickets_mnist-seed0-1a2b3c4d
 python scripts/ticket_curve.py RUN_FOLDER --sparsities 0.8 0.9 0.95 0.98 --networks 16
 
-The run's model scores the weights of held-out initialisations as in its test; the largest scores are kept at each
-sparsity. IMP, SNIP and the others are done anew at each. Writes curve.json and curve.png into the run folder.
+The run's model scores the weights of held-out initialisations as in its test, and its scores are cut at each sparsity.
+IMP, SNIP and the others are done anew at each. Writes curve.json and curve.png into the run folder.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from nfbench.config import errors, register
 from nfbench.config.build import build_model, build_task, build_zoo
 from nfbench.report.tickets import draw_curve
 from nfbench.resume import read_checkpoint
-from nfbench.weightspace import Pruning
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 
@@ -57,8 +56,7 @@ def measure(task: Any, zoo: Any, sparsities: list[float], count: int) -> list[di
     scores = torch.cat([task.predict_scores(batch.features, batch.index) for batch in batches])[:count]
     rows = []
     for sparsity in tqdm(sparsities, desc="sparsity"):
-        rule = Pruning(**{**zoo.pruning, "sparsity": sparsity})
-        masks = {"model": rule.keep_largest(zoo.spec, scores), **zoo.known_masks(index, sparsity)}
+        masks = {"model": task.cut_scores(zoo.spec, scores, index, sparsity), **zoo.known_masks(index, sparsity)}
         for source, mask in masks.items():
             rows.append({"source": source, "sparsity": sparsity, **spread(zoo.mask_accuracy(index, mask))})
         rows.append({"source": "dense", "sparsity": sparsity, **spread(zoo.known_accuracy()["dense"][:count])})

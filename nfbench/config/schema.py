@@ -62,6 +62,7 @@ class TicketsConfig(TaskConfig):
     kl_weight: float = MISSING
     latent: str = MISSING
     samples: int = MISSING
+    cut: str = MISSING
 
 
 @dataclass

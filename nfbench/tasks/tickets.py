@@ -3,11 +3,14 @@
 Special here:
 - the model is a conditional VAE: it is trained on the evidence lower bound of masks given initialisations, and predicts
   with a latent from the prior, so that the true mask of a held-out network has no way into its prediction;
-- predicted scores are cut so that exactly the wanted share of weights is kept, as in the pruning that made the tickets;
+- predicted scores are cut so that exactly the wanted share of weights is kept, as in the pruning that made the tickets.
+  Where a model gives a whole layer higher scores than another, the largest scores may leave that one empty, though its
+  probabilities expect some to be kept: so each tensor is as dense as expected, unless `cut` says otherwise;
 - the test is the training of the masked networks, all at once, which the zoo knows how to do.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nfbench.tasks.base import Task
-from nfbench.weightspace import Pruning, WeightSpaceFeatures, ZooBatch, densities
+from nfbench.weightspace import NetworkSpec, Pruning, WeightSpaceFeatures, ZooBatch, densities
 
 log = logging.getLogger(__name__)
 LATENTS = ("prior", "zero")
+CUTS = ("expected", "largest", "sampled")
 SOURCES = ("dense", "imp", "random", "random_layer", "magnitude", "magnitude_layer", "snip", "grasp")
 MAGNITUDES = ("magnitude", "magnitude_layer")  # of the initialisation: what a pointwise model can learn by itself
 PICTURED = 2000  # weights of each layer whose scores are kept for the picture
@@ -37,6 +41,9 @@ class WinningTickets(Task):
         kl_weight: of the divergence from the prior in the loss; 1 is the lower bound itself.
         latent: "prior": predictions take a draw from the prior, fixed for each network; "zero": its mode.
         samples: draws whose scores are averaged.
+        cut: how scores become masks: "expected": each tensor as dense as its probabilities expect, see
+            `Pruning.keep_expected`; "largest": the largest scores of all that compete; "sampled": the largest after
+            Gumbel noise was added, one draw fixed for each network.
         optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
 
     Raises:
@@ -58,6 +65,7 @@ class WinningTickets(Task):
         kl_weight: float = 1.0,
         latent: str = "prior",
         samples: int = 1,
+        cut: str = "expected",
         optimizer: str = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -68,8 +76,9 @@ class WinningTickets(Task):
         super().__init__()
         self.save_hyperparameters()
         self.check_settings(kl_weight=(0.0, 1e3), samples=(1, 1000))
-        if latent not in LATENTS:
-            raise ValueError(f"task.latent={latent!r} is unknown: choose one of {', '.join(LATENTS)}")
+        for key, value, allowed in (("latent", latent, LATENTS), ("cut", cut, CUTS)):
+            if value not in allowed:
+                raise ValueError(f"task.{key}={value!r} is unknown: choose one of {', '.join(allowed)}")
         self.rule = Pruning(**pruning)
         self.predictions: list[tuple[int, int, str, float, float, str]] = []
         self._masks: list[tuple[Tensor, Tensor]] = []  # index (B,) and mask (B, T) of each test batch, on the CPU
@@ -127,6 +136,23 @@ class WinningTickets(Task):
         draws = range(self.hparams["samples"])
         return sum(model.decode(features, prior_draws(index, shape, draw)) for draw in draws) / len(draws)
 
+    def cut_scores(self, spec: NetworkSpec, scores: Tensor, index: Tensor, sparsity: float | None = None) -> Tensor:
+        """Masks (B, T) from scores (B, T).
+
+        Args:
+            spec: of the networks.
+            scores: logits of being kept.
+            index: (B,) numbers of the pairs, which decide the draws of "sampled".
+            sparsity: None: as the zoo's.
+        """
+        rule = self.rule if sparsity is None else replace(self.rule, sparsity=sparsity)
+        if self.hparams["cut"] == "expected":
+            return rule.keep_expected(spec, scores)
+        if self.hparams["cut"] == "sampled":
+            uniform = torch.special.ndtr(prior_draws(index, scores.shape[1:], self.hparams["samples"]).double())
+            scores = scores - uniform.clamp(1e-12, 1 - 1e-12).log().neg().log().to(scores)
+        return rule.keep_largest(spec, scores)
+
     def validation_step(self, batch: ZooBatch, batch_idx: int) -> None:
         """Lower bound and overlap of one batch."""
         self._measure("val", batch)
@@ -144,7 +170,8 @@ class WinningTickets(Task):
         model: Any = self.evaluated
         noise = prior_draws(batch.index, (batch.target.shape[1], model.latent), draw=-1)  # not that of the prediction
         loss, kl = self.lower_bound(model, batch, noise)
-        masks = self.rule.keep_largest(batch.features.spec, self.predict_scores(batch.features, batch.index))
+        scores = self.predict_scores(batch.features, batch.index)
+        masks = self.cut_scores(batch.features.spec, scores, batch.index)
         overlap = self._overlaps(batch.features, masks, batch.target.bool()).mean()
         values = {f"{stage}/loss": loss, f"{stage}/kl": kl, f"{stage}/overlap": overlap}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=len(batch.target))

@@ -13,7 +13,7 @@ from nfbench.weightspace.augment import (
 from nfbench.weightspace.canonicalise import CanonicalForm, canonical_form, canonicalize
 from nfbench.weightspace.features import WeightSpaceFeatures, ZooBatch, random_features
 from nfbench.weightspace.importing import read_networks
-from nfbench.weightspace.masks import Pruning, densities, largest_within_tensors
+from nfbench.weightspace.masks import Pruning, densities, largest_within_tensors, tensor_counts
 from nfbench.weightspace.permute import NeuronPermutation, permute_uncoupled
 from nfbench.weightspace.render import CellRenderer, nearest_cells, render
 from nfbench.weightspace.spec import ACTIVATIONS, LayerSpec, NetworkSpec, random_spec
@@ -45,5 +45,6 @@ __all__ = [
     "sample_flips",
     "sample_rigid_motion",
     "sample_spatial_motion",
+    "tensor_counts",
     "transform_coordinates",
 ]

@@ -66,10 +66,7 @@ class Pruning:
         Raises:
             ValueError: scores that are NaN, or of another number of entries.
         """
-        if scores.shape[1:] != (spec.num_params,):
-            raise ValueError(f"{spec} has {spec.num_params} entries to score, got scores {tuple(scores.shape)}")
-        if scores.isnan().any():
-            raise ValueError("some scores are NaN, so there is no order among the weights: the model has diverged")
+        check_scores(spec, scores)
         mask = torch.ones_like(scores, dtype=torch.bool)
         for group in self.groups(spec):
             part = torch.cat([scores[:, where] for where in group], 1)
@@ -79,14 +76,59 @@ class Pruning:
                 mask[:, where] = piece
         return mask
 
+    def keep_expected(self, spec: NetworkSpec, logits: Tensor) -> Tensor:
+        """Masks (N, T) as dense in each tensor as the logits (N, T) of being kept expect, `num_kept` of each network.
 
-def largest_within_tensors(spec: NetworkSpec, scores: Tensor, mask: Tensor) -> Tensor:
-    """Masks (N, T) as dense as the given ones in every tensor of every network, of the largest scores (N, T) there."""
-    largest = mask.clone()
-    for where in spec.scalar_slices():
-        ranks = scores[:, where].argsort(1, descending=True).argsort(1)  # of each entry, 0 for the largest
-        largest[:, where] = ranks < mask[:, where].sum(1, keepdim=True)
-    return largest
+        A tensor's share of what is kept is its share of the sum of all probabilities; its largest logits fill it.
+
+        Raises:
+            ValueError: logits that are NaN, or of another number of entries.
+        """
+        check_scores(spec, logits)
+        tensors, counts = spec.scalar_slices(), torch.empty(len(logits), 2 * spec.num_layers, dtype=torch.long)
+        for i, where in enumerate(tensors):
+            counts[:, i] = where.stop - where.start
+        for group in self.groups(spec):
+            sizes = torch.tensor([w.stop - w.start for w in group])
+            expected = torch.stack([logits[:, w].double().sigmoid().sum(1).cpu() for w in group], 1)
+            counts[:, [tensors.index(w) for w in group]] = apportion(self.kept(int(sizes.sum())), expected, sizes)
+        return largest_within_tensors(spec, logits, counts.to(logits.device))
+
+
+def check_scores(spec: NetworkSpec, scores: Tensor) -> None:
+    """Raises ValueError for scores that are not (N, T), or that have no order."""
+    if scores.shape[1:] != (spec.num_params,):
+        raise ValueError(f"{spec} has {spec.num_params} entries to score, got scores {tuple(scores.shape)}")
+    if scores.isnan().any():
+        raise ValueError("some scores are NaN, so there is no order among the weights: the model has diverged")
+
+
+def apportion(total: int, shares: Tensor, sizes: Tensor) -> Tensor:
+    """Numbers (N, J) that add up to ``total``: in proportion to shares (N, J) > 0, but none above its size (J,).
+
+    What does not fit in one part goes to the others in their proportion; fractions are rounded by largest remainder.
+    """
+    shares = shares.double().clamp(min=1e-12)
+    counts = total * shares / shares.sum(1, keepdim=True)
+    for _ in range(len(sizes)):  # each round fills a part or is the last
+        counts = torch.minimum(counts, sizes)
+        open_shares = shares * (counts < sizes)
+        rest = (total - counts.sum(1, keepdim=True)).clamp(min=0)
+        counts = counts + rest * open_shares / open_shares.sum(1, keepdim=True).clamp(min=1e-12)
+    whole = torch.minimum(counts, sizes).floor()
+    order = (counts - whole).argsort(dim=1, descending=True, stable=True).argsort(1)
+    return (whole + (order < total - whole.sum(1, keepdim=True))).long()
+
+
+def tensor_counts(spec: NetworkSpec, mask: Tensor) -> Tensor:
+    """How many entries of each weight and bias are kept: (N, 2 L)."""
+    return torch.stack([mask[:, where].sum(1) for where in spec.scalar_slices()], 1)
+
+
+def largest_within_tensors(spec: NetworkSpec, scores: Tensor, counts: Tensor) -> Tensor:
+    """Masks (N, T) that keep so many entries, (N, 2 L), of each weight and bias: those of the largest scores (N, T)."""
+    ranks = [scores[:, where].argsort(1, descending=True).argsort(1) for where in spec.scalar_slices()]
+    return torch.cat([rank < counts[:, i, None] for i, rank in enumerate(ranks)], 1)
 
 
 def densities(spec: NetworkSpec, mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy
 
-from nfbench.weightspace import NetworkSpec, Pruning, largest_within_tensors
+from nfbench.weightspace import NetworkSpec, Pruning, largest_within_tensors, tensor_counts
 from nfbench.zoos.cnn_images import ClassifierImages
 from nfbench.zoos.cnn_recipe import STRIDE
 from nfbench.zoos.ticket_recipe import MOMENTUM, TicketRecipe
@@ -200,12 +200,13 @@ def baseline_masks(trainer: TicketTrainer, params: Tensor, imp: Tensor, pairs: S
         training images.
     """
     spec, pruning, recipe = trainer.spec, trainer.pruning, trainer.recipe
+    counts = tensor_counts(spec, imp)
     scores = torch.from_numpy(np.stack([recipe.draw_scores(spec, pair) for pair in pairs])).to(trainer.device)
     return {
         "random": pruning.keep_largest(spec, scores),
-        "random_layer": largest_within_tensors(spec, scores, imp),
+        "random_layer": largest_within_tensors(spec, scores, counts),
         "magnitude": pruning.keep_largest(spec, params.abs()),
-        "magnitude_layer": largest_within_tensors(spec, params.abs(), imp),
+        "magnitude_layer": largest_within_tensors(spec, params.abs(), counts),
         "snip": pruning.keep_largest(spec, trainer.snip(params)),
         "grasp": pruning.keep_largest(spec, trainer.grasp(params)),
     }

@@ -45,10 +45,10 @@ def test_the_loss_is_the_lower_bound(kl_weight):
     assert kl.item() == pytest.approx((divergence.mean() / prunable.sum()).item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("latent", ["prior", "zero"])
+@pytest.mark.parametrize(("latent", "cut"), [("prior", "expected"), ("prior", "sampled"), ("zero", "largest")])
 @pytest.mark.parametrize("layer", ["pt", "np", "nft"])
-def test_no_mask_reaches_a_prediction(layer, latent, monkeypatch):
-    task, batch = make_task(layer, latent=latent), make_batch()
+def test_no_mask_reaches_a_prediction(layer, latent, cut, monkeypatch):
+    task, batch = make_task(layer, latent=latent, cut=cut), make_batch()
     monkeypatch.setattr(WinningTickets, "log_dict", lambda *_, **__: None)
     masks = [task._measure("test", batch._replace(target=target)) for target in (batch.target, 1 - batch.target)]
     assert torch.equal(*masks)
@@ -59,7 +59,19 @@ def test_no_mask_reaches_a_prediction(layer, latent, monkeypatch):
     with torch.no_grad():
         for parameter in task.model.encoder.parameters():
             parameter.fill_(float("nan"))
-    assert torch.equal(task.rule.keep_largest(SPEC, task.predict_scores(batch.features, batch.index)), masks[0])
+    scores = task.predict_scores(batch.features, batch.index)
+    assert torch.equal(task.cut_scores(SPEC, scores, batch.index), masks[0])
+
+
+def test_sampled_masks_follow_the_probabilities():
+    task = make_task(cut="sampled")
+    logits = torch.full((4000, SPEC.num_params), -2.0)
+    logits[:, : SPEC.num_params // 3] = 0.0  # weights of the first layer
+    masks = task.cut_scores(SPEC, logits, torch.arange(4000))[:, Pruning(**PRUNING).prunable(SPEC)]
+    assert (masks.sum(1) == 10).all()
+    likely, unlikely = masks[:, :18].float().mean(), masks[:, 18:].float().mean()
+    assert 3 < likely / unlikely < torch.e**2, "below the odds, since what is drawn is not put back"
+    assert not torch.equal(masks[0], masks[1])
 
 
 def test_draws_are_of_the_pair_alone():
@@ -75,7 +87,8 @@ def test_draws_are_of_the_pair_alone():
 
 
 def test_what_is_refused():
-    for changes, message in [({"latent": "mean"}, "prior, zero"), ({"samples": 0}, r"task\.samples=0"),
+    for changes, message in [({"latent": "mean"}, "prior, zero"), ({"cut": "top"}, "expected, largest, sampled"),
+                             ({"samples": 0}, r"task\.samples=0"),
                              ({"kl_weight": -1.0}, r"task\.kl_weight")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             WinningTickets(pruning=PRUNING, **changes)

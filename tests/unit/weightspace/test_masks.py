@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nfbench.weightspace import NetworkSpec, Pruning, densities, largest_within_tensors, random_spec
+from nfbench.weightspace import NetworkSpec, Pruning, densities, largest_within_tensors, random_spec, tensor_counts
+from nfbench.weightspace.masks import apportion
 
 SPEC = NetworkSpec.parse("7-9-5:relu")
 
@@ -18,9 +19,10 @@ def test_the_sparsity_is_exact(sparsity, scope, biases, kind):
     for _ in range(5):
         spec = random_spec(generator, kind)
         scores = torch.randn(3, spec.num_params, generator=generator).round()  # with many ties
-        mask, prunable = rule.keep_largest(spec, scores), rule.prunable(spec)
-        assert (mask & prunable).sum(1).tolist() == [rule.num_kept(spec)] * 3
-        assert mask[:, ~prunable].all()
+        prunable = rule.prunable(spec)
+        for mask in (rule.keep_expected(spec, scores), rule.keep_largest(spec, scores)):
+            assert (mask & prunable).sum(1).tolist() == [rule.num_kept(spec)] * 3
+            assert mask[:, ~prunable].all()
         total = int(prunable.sum())
         if scope == "global":
             assert rule.num_kept(spec) == max(1, round((1 - sparsity) * total))
@@ -48,12 +50,38 @@ def test_scopes_differ_where_layers_do():
 def test_the_largest_of_each_tensor():
     mask = Pruning(0.8, "global", biases=True).keep_largest(SPEC, torch.randn(4, SPEC.num_params))
     scores = torch.randn(4, SPEC.num_params)
-    largest = largest_within_tensors(SPEC, scores, mask)
+    largest = largest_within_tensors(SPEC, scores, tensor_counts(SPEC, mask))
     assert not torch.equal(largest, mask)
     for where in SPEC.scalar_slices():
         for row, kept, wanted in zip(scores[:, where], largest[:, where], mask[:, where], strict=True):
             assert kept.sum() == wanted.sum()
             assert set(row[kept].tolist()) == set(row.sort(descending=True).values[: int(wanted.sum())].tolist())
+
+
+def test_expected_densities():
+    first, second = SPEC.scalar_slices()[::2]
+    logits = torch.full((1, SPEC.num_params), -3.0)
+    logits[:, second] = -2.0  # all above the first layer, which has more weights
+    logits += 1e-3 * torch.randn(logits.shape)
+    rule = Pruning(0.8)
+    assert rule.keep_largest(SPEC, logits)[0, first].sum() == 0
+    mask = rule.keep_expected(SPEC, logits)[0]
+    odds = [63 / (1 + torch.e**3), 45 / (1 + torch.e**2)]
+    assert mask[first].sum() == round(rule.num_kept(SPEC) * odds[0] / sum(odds))
+    for where in (first, second):
+        assert logits[0, where][mask[where]].min() > logits[0, where][~mask[where]].max()
+
+
+def test_parts_of_a_number():
+    sizes = torch.tensor([3, 10, 100])
+    shares = torch.tensor([[1.0, 1.0, 1.0], [9.0, 9.0, 1.0], [0.0, 0.0, 1.0], [1e6, 1.0, 1e-9]])
+    assert apportion(20, shares, sizes).tolist() == [[3, 9, 8], [3, 10, 7], [0, 0, 20], [3, 10, 7]]
+    assert apportion(113, shares, sizes).tolist() == [sizes.tolist()] * 4
+    random = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) ** 8
+    for total in (1, 2, 14, 60, 112):
+        found = apportion(total, random, sizes)
+        assert (found.sum(1) == total).all()
+        assert (found <= sizes).all()
 
 
 @pytest.mark.parametrize(("values", "message"), [((1.0,), "below 1"), ((0.5, "all"), "global, layer")])
