@@ -33,8 +33,8 @@ def load_run(folder: Path) -> tuple[Any, Any]:
         ValueError: no run of task=tickets.
     """
     file = folder / ".hydra" / "config.yaml"
-    if not file.exists():
-        raise ValueError(f"{folder} has no .hydra/config.yaml: give the folder of a run of task=tickets")
+    if not file.exists() or not (folder / "summary.json").exists():
+        raise ValueError(f"{folder} is no folder of a finished run: give one of task=tickets")
     register()
     cfg: Any = OmegaConf.load(file)
     if cfg.task.name != "tickets":
@@ -44,6 +44,7 @@ def load_run(folder: Path) -> tuple[Any, Any]:
     task.model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim)
     task.configure_model()
     task.load_state_dict(read_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
+    task.cut = json.loads((folder / "summary.json").read_text())["cut"]
     zoo.prepare_data()
     zoo.setup("test")
     return task.eval(), zoo
@@ -56,7 +57,10 @@ def measure(task: Any, zoo: Any, sparsities: list[float], count: int) -> list[di
     scores = torch.cat([task.predict_scores(batch.features, batch.index) for batch in batches])[:count]
     rows = []
     for sparsity in tqdm(sparsities, desc="sparsity"):
-        masks = {"model": task.cut_scores(zoo.spec, scores, index, sparsity), **zoo.known_masks(index, sparsity)}
+        masks = {
+            "model": task.cut_scores(zoo.spec, scores, index, sparsity=sparsity),
+            **zoo.known_masks(index, sparsity),
+        }
         for source, mask in masks.items():
             rows.append({"source": source, "sparsity": sparsity, **spread(zoo.mask_accuracy(index, mask))})
         rows.append({"source": "dense", "sparsity": sparsity, **spread(zoo.known_accuracy()["dense"][:count])})

@@ -4,8 +4,8 @@ Special here:
 - the model is a conditional VAE: it is trained on the evidence lower bound of masks given initialisations, and predicts
   with a latent from the prior, so that the true mask of a held-out network has no way into its prediction;
 - predicted scores are cut so that exactly the wanted share of weights is kept, as in the pruning that made the tickets.
-  Where a model gives a whole layer higher scores than another, the largest scores may leave that one empty, though its
-  probabilities expect some to be kept: so each tensor is as dense as expected, unless `cut` says otherwise;
+  The largest scores may leave a whole layer empty where the probabilities expect some of it to be kept, so there are
+  other ways, and the one whose masks are best on the validation pairs, trained, is taken to the test;
 - the test is the training of the masked networks, all at once, which the zoo knows how to do.
 """
 
@@ -21,10 +21,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nfbench.tasks.base import Task
 from nfbench.weightspace import NetworkSpec, Pruning, WeightSpaceFeatures, ZooBatch, densities
+from nfbench.weightspace.masks import WITHIN
 
 log = logging.getLogger(__name__)
 LATENTS = ("prior", "zero")
-CUTS = ("expected", "largest", "sampled")
+CUTS = ("tensor", "input", "largest", "sampled")
 SOURCES = ("dense", "imp", "random", "random_layer", "magnitude", "magnitude_layer", "snip", "grasp")
 MAGNITUDES = ("magnitude", "magnitude_layer")  # of the initialisation: what a pointwise model can learn by itself
 PICTURED = 2000  # weights of each layer whose scores are kept for the picture
@@ -41,9 +42,10 @@ class WinningTickets(Task):
         kl_weight: of the divergence from the prior in the loss; 1 is the lower bound itself.
         latent: "prior": predictions take a draw from the prior, fixed for each network; "zero": its mode.
         samples: draws whose scores are averaged.
-        cut: how scores become masks: "expected": each tensor as dense as its probabilities expect, see
-            `Pruning.keep_expected`; "largest": the largest scores of all that compete; "sampled": the largest after
-            Gumbel noise was added, one draw fixed for each network.
+        cut: how scores become masks: "tensor", "input": each tensor, or the weights of each input neuron, as dense as
+            their probabilities expect, see `Pruning.keep_expected`; "largest": the largest scores of all that compete;
+            "sampled": the largest after Gumbel noise was added, one draw fixed for each network; "validated": whichever
+            of these gives the validation pairs the best accuracy.
         optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
 
     Raises:
@@ -55,6 +57,7 @@ class WinningTickets(Task):
     metrics = (  # what `metric` and `monitor` may name
         *(f"{stage}/{name}" for stage in ("val", "test") for name in ("loss", "overlap", "kl")),
         *(f"test/{name}" for name in ("acc", "acc_std", "acc_se", "acc_over_magnitude")),
+        *(f"val/acc/{cut}" for cut in CUTS),
         *(f"test/{name}/{source}" for name in ("acc", "acc_std") for source in SOURCES),
     )
 
@@ -65,7 +68,7 @@ class WinningTickets(Task):
         kl_weight: float = 1.0,
         latent: str = "prior",
         samples: int = 1,
-        cut: str = "expected",
+        cut: str = "validated",
         optimizer: str = "adam",
         lr: float = 1e-3,
         weight_decay: float = 0.0,
@@ -76,10 +79,12 @@ class WinningTickets(Task):
         super().__init__()
         self.save_hyperparameters()
         self.check_settings(kl_weight=(0.0, 1e3), samples=(1, 1000))
-        for key, value, allowed in (("latent", latent, LATENTS), ("cut", cut, CUTS)):
+        for key, value, allowed in (("latent", latent, LATENTS), ("cut", cut, (*CUTS, "validated"))):
             if value not in allowed:
                 raise ValueError(f"task.{key}={value!r} is unknown: choose one of {', '.join(allowed)}")
         self.rule = Pruning(**pruning)
+        self.cut = CUTS[0] if cut == "validated" else cut
+        self._cut_accuracy: dict[str, float] = {}
         self.predictions: list[tuple[int, int, str, float, float, str]] = []
         self._masks: list[tuple[Tensor, Tensor]] = []  # index (B,) and mask (B, T) of each test batch, on the CPU
 
@@ -136,19 +141,28 @@ class WinningTickets(Task):
         draws = range(self.hparams["samples"])
         return sum(model.decode(features, prior_draws(index, shape, draw)) for draw in draws) / len(draws)
 
-    def cut_scores(self, spec: NetworkSpec, scores: Tensor, index: Tensor, sparsity: float | None = None) -> Tensor:
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What a result must say: how scores became masks."""
+        return {"cut": self.cut}
+
+    def cut_scores(
+        self, spec: NetworkSpec, scores: Tensor, index: Tensor, cut: str | None = None, sparsity: float | None = None
+    ) -> Tensor:
         """Masks (B, T) from scores (B, T).
 
         Args:
             spec: of the networks.
             scores: logits of being kept.
             index: (B,) numbers of the pairs, which decide the draws of "sampled".
-            sparsity: None: as the zoo's.
+            cut: None: the task's.
+            sparsity: None: the zoo's.
         """
         rule = self.rule if sparsity is None else replace(self.rule, sparsity=sparsity)
-        if self.hparams["cut"] == "expected":
-            return rule.keep_expected(spec, scores)
-        if self.hparams["cut"] == "sampled":
+        cut = cut or self.cut
+        if cut in WITHIN:
+            return rule.keep_expected(spec, scores, cut)
+        if cut == "sampled":
             uniform = torch.special.ndtr(prior_draws(index, scores.shape[1:], self.hparams["samples"]).double())
             scores = scores - uniform.clamp(1e-12, 1 - 1e-12).log().neg().log().to(scores)
         return rule.keep_largest(spec, scores)
@@ -158,8 +172,23 @@ class WinningTickets(Task):
         self._measure("val", batch)
 
     def on_test_epoch_start(self) -> None:
-        """Forgets the networks of an earlier test."""
+        """Forgets the networks of an earlier test, and chooses how scores become masks."""
         self._masks, self.predictions = [], []
+        if self.hparams["cut"] == "validated":
+            self._choose_cut()
+
+    def _choose_cut(self) -> None:
+        """Trains the validation pairs under their masks of each kind."""
+        zoo = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        batches = list(zoo.val_dataloader())
+        index = torch.cat([batch.index for batch in batches])
+        scores = torch.cat([self.predict_scores(batch.features, batch.index) for batch in batches])
+        for cut in CUTS:
+            masks = self.cut_scores(zoo.spec, scores, index, cut)
+            self._cut_accuracy[cut] = float(zoo.mask_accuracy(index, masks).mean())
+        self.cut = max(self._cut_accuracy, key=self._cut_accuracy.__getitem__)
+        shown = ", ".join(f"{cut} {value:.4f}" for cut, value in self._cut_accuracy.items())
+        log.info("masks by cut=%s: accuracies of the validation pairs: %s", self.cut, shown)
 
     def test_step(self, batch: ZooBatch, batch_idx: int) -> None:
         """Keeps the predicted masks, which are all trained at the end."""
@@ -205,6 +234,7 @@ class WinningTickets(Task):
                 "test/acc_std": spread,
                 "test/acc_se": spread / len(own) ** 0.5,
                 "test/acc_over_magnitude": float(own.mean()) - max(float(accuracy[name].mean()) for name in MAGNITUDES),
+                **{f"val/acc/{name}": value for name, value in self._cut_accuracy.items()},
                 **{f"test/acc/{name}": float(values.mean()) for name, values in accuracy.items()},
                 **{f"test/acc_std/{name}": float(values.std(ddof=len(own) > 1)) for name, values in accuracy.items()},
             }

@@ -13,6 +13,7 @@ from torch import Tensor
 from nfbench.weightspace.spec import NetworkSpec
 
 SCOPES = ("global", "layer")
+WITHIN = ("tensor", "input")
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,43 @@ class Pruning:
                 mask[:, where] = piece
         return mask
 
-    def keep_expected(self, spec: NetworkSpec, logits: Tensor) -> Tensor:
-        """Masks (N, T) as dense in each tensor as the logits (N, T) of being kept expect, `num_kept` of each network.
+    def keep_expected(self, spec: NetworkSpec, logits: Tensor, within: str = "tensor") -> Tensor:
+        """Masks (N, T) as dense everywhere as the logits (N, T) of being kept expect, `num_kept` of each network.
 
-        A tensor's share of what is kept is its share of the sum of all probabilities; its largest logits fill it.
+        A part's share of what is kept is its share of the sum of all probabilities; its largest logits fill it.
+
+        Args:
+            spec: of the networks.
+            logits: of being kept.
+            within: the parts: "tensor": weights and biases; "input": of weights, those of each input neuron or channel.
 
         Raises:
-            ValueError: logits that are NaN, or of another number of entries.
+            ValueError: logits that are NaN, or of another number of entries; unknown parts.
         """
         check_scores(spec, logits)
-        tensors, counts = spec.scalar_slices(), torch.empty(len(logits), 2 * spec.num_layers, dtype=torch.long)
-        for i, where in enumerate(tensors):
-            counts[:, i] = where.stop - where.start
+        if within not in WITHIN:
+            raise ValueError(f"within={within!r} is not known. Choose one of: {', '.join(WITHIN)}.")
+        shapes = dict(zip(((w.start, w.stop) for w in spec.scalar_slices()), spec.parameter_shapes(), strict=True))
+
+        def in_parts(where: slice) -> Tensor:  # (N, parts, entries)
+            shape = shapes[where.start, where.stop]
+            if within == "tensor" or len(shape) == 1:
+                return logits[:, None, where]
+            return logits[:, where].unflatten(1, shape).transpose(1, 2).flatten(2)
+
+        mask = torch.ones_like(logits, dtype=torch.bool)
         for group in self.groups(spec):
-            sizes = torch.tensor([w.stop - w.start for w in group])
-            expected = torch.stack([logits[:, w].double().sigmoid().sum(1).cpu() for w in group], 1)
-            counts[:, [tensors.index(w) for w in group]] = apportion(self.kept(int(sizes.sum())), expected, sizes)
-        return largest_within_tensors(spec, logits, counts.to(logits.device))
+            parts = [in_parts(where) for where in group]
+            sizes = torch.cat([torch.full((part.shape[1],), part.shape[2]) for part in parts])
+            expected = torch.cat([part.double().sigmoid().sum(2) for part in parts], 1).cpu()
+            counts = apportion(self.kept(int(sizes.sum())), expected, sizes).to(logits.device)
+            for where, part, count in zip(group, parts, counts.split([p.shape[1] for p in parts], 1), strict=True):
+                kept = largest(part, count)
+                if part.shape[1] > 1:
+                    rows, _, *taps = shapes[where.start, where.stop]
+                    kept = kept.unflatten(2, (rows, *taps)).transpose(1, 2)
+                mask[:, where] = kept.flatten(1)
+        return mask
 
 
 def check_scores(spec: NetworkSpec, scores: Tensor) -> None:
@@ -110,7 +131,7 @@ def apportion(total: int, shares: Tensor, sizes: Tensor) -> Tensor:
     """
     shares = shares.double().clamp(min=1e-12)
     counts = total * shares / shares.sum(1, keepdim=True)
-    for _ in range(len(sizes)):  # each round fills a part or is the last
+    while (counts > sizes).any():  # each round fills a part or is the last
         counts = torch.minimum(counts, sizes)
         open_shares = shares * (counts < sizes)
         rest = (total - counts.sum(1, keepdim=True)).clamp(min=0)
@@ -127,8 +148,13 @@ def tensor_counts(spec: NetworkSpec, mask: Tensor) -> Tensor:
 
 def largest_within_tensors(spec: NetworkSpec, scores: Tensor, counts: Tensor) -> Tensor:
     """Masks (N, T) that keep so many entries, (N, 2 L), of each weight and bias: those of the largest scores (N, T)."""
-    ranks = [scores[:, where].argsort(1, descending=True).argsort(1) for where in spec.scalar_slices()]
-    return torch.cat([rank < counts[:, i, None] for i, rank in enumerate(ranks)], 1)
+    kept = [largest(scores[:, None, w], counts[:, i, None]).flatten(1) for i, w in enumerate(spec.scalar_slices())]
+    return torch.cat(kept, 1)
+
+
+def largest(scores: Tensor, counts: Tensor) -> Tensor:
+    """Bool (N, J, n): true for the largest of scores (N, J, n), so many in each part as counts (N, J) say."""
+    return scores.argsort(2, descending=True).argsort(2) < counts[..., None]
 
 
 def densities(spec: NetworkSpec, mask: Tensor) -> Tensor:

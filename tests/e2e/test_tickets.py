@@ -13,7 +13,7 @@ from nfbench import train
 from nfbench.config.build import build_zoo
 from nfbench.resume import RunState, read_checkpoint
 from nfbench.tasks import WinningTickets
-from nfbench.tasks.tickets import COLUMNS, SOURCES
+from nfbench.tasks.tickets import COLUMNS, CUTS, SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +38,9 @@ def test_a_run_and_its_curve(composed, quick, job, monkeypatch, capsys) -> None:
     assert (summary["num_train"], summary["num_val"], summary["num_test"]) == (12, 3, 4)
     assert (summary["sparsity"], summary["scope"], summary["access"]) == (0.8, "global", "weights")
     assert metrics["test/acc/dense"] > metrics["test/acc/imp"] > metrics["test/acc/random"]
+    ways = {cut: metrics[f"val/acc/{cut}"] for cut in CUTS}
+    assert len(set(ways.values())) > 1
+    assert ways[summary["cut"]] == max(ways.values())
     best = max(metrics["test/acc/magnitude"], metrics["test/acc/magnitude_layer"])
     assert metrics["test/acc_over_magnitude"] == pytest.approx(metrics["test/acc"] - best, abs=1e-6)
     assert (folder / summary["picture"]).stat().st_size > 10_000

@@ -45,7 +45,9 @@ def test_the_loss_is_the_lower_bound(kl_weight):
     assert kl.item() == pytest.approx((divergence.mean() / prunable.sum()).item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(("latent", "cut"), [("prior", "expected"), ("prior", "sampled"), ("zero", "largest")])
+@pytest.mark.parametrize(
+    ("latent", "cut"), [("prior", "tensor"), ("prior", "sampled"), ("zero", "largest"), ("zero", "input")]
+)
 @pytest.mark.parametrize("layer", ["pt", "np", "nft"])
 def test_no_mask_reaches_a_prediction(layer, latent, cut, monkeypatch):
     task, batch = make_task(layer, latent=latent, cut=cut), make_batch()
@@ -87,7 +89,7 @@ def test_draws_are_of_the_pair_alone():
 
 
 def test_what_is_refused():
-    for changes, message in [({"latent": "mean"}, "prior, zero"), ({"cut": "top"}, "expected, largest, sampled"),
+    for changes, message in [({"latent": "mean"}, "prior, zero"), ({"cut": "top"}, "tensor, input, largest, sampled, validated"),
                              ({"samples": 0}, r"task\.samples=0"),
                              ({"kl_weight": -1.0}, r"task\.kl_weight")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):

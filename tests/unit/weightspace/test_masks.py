@@ -20,7 +20,8 @@ def test_the_sparsity_is_exact(sparsity, scope, biases, kind):
         spec = random_spec(generator, kind)
         scores = torch.randn(3, spec.num_params, generator=generator).round()  # with many ties
         prunable = rule.prunable(spec)
-        for mask in (rule.keep_expected(spec, scores), rule.keep_largest(spec, scores)):
+        ways = [rule.keep_expected(spec, scores, within) for within in ("tensor", "input")]
+        for mask in (*ways, rule.keep_largest(spec, scores)):
             assert (mask & prunable).sum(1).tolist() == [rule.num_kept(spec)] * 3
             assert mask[:, ~prunable].all()
         total = int(prunable.sum())
@@ -70,6 +71,26 @@ def test_expected_densities():
     assert mask[first].sum() == round(rule.num_kept(SPEC) * odds[0] / sum(odds))
     for where in (first, second):
         assert logits[0, where][mask[where]].min() > logits[0, where][~mask[where]].max()
+
+
+@pytest.mark.parametrize("text", ["4-6-5:relu", "2-3c3-4-5:relu"])
+def test_expected_densities_of_inputs(text):
+    spec = NetworkSpec.parse(text)
+    where, shape = spec.scalar_slices()[0], spec.parameter_shapes()[0]
+    logits = torch.full((2, spec.num_params), -9.0)
+    weight = torch.zeros(2, *shape)
+    weight[:, :, 0] = 5.0
+    logits[:, where] = (weight + 0.1 * torch.randn(weight.shape)).flatten(1)
+    rule = Pruning(0.7, "layer")
+    mask = rule.keep_expected(spec, logits, "input")[:, where].reshape(weight.shape)
+    chances = torch.tensor([5.0, 0.0]).sigmoid()
+    share = chances[0] / (chances[0] + (shape[1] - 1) * chances[1])
+    assert (mask[:, :, 0].flatten(1).sum(1) - rule.kept(mask[0].numel()) * share).abs().max() < 1
+    for row, kept in zip(logits[:, where].reshape(weight.shape), mask, strict=True):
+        for i in range(shape[1]):  # the largest of each input
+            assert kept[:, i].all() or row[:, i][kept[:, i]].min() > row[:, i][~kept[:, i]].max()
+    with pytest.raises(ValueError, match="tensor, input"):
+        rule.keep_expected(spec, logits, "output")
 
 
 def test_parts_of_a_number():
