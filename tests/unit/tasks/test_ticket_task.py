@@ -89,7 +89,7 @@ def test_draws_are_of_the_pair_alone():
 
 
 def test_what_is_refused():
-    for changes, message in [({"latent": "mean"}, "prior, zero"), ({"cut": "top"}, "tensor, input, largest, sampled, validated"),
+    for changes, message in [({"latent": "mean"}, "prior, zero"), ({"cut": "top"}, "tensor, input, largest, sampled"),
                              ({"samples": 0}, r"task\.samples=0"),
                              ({"kl_weight": -1.0}, r"task\.kl_weight")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
