@@ -126,7 +126,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "tiny": {"spec": "3-8c3-8c3-8c3-16-10:relu", "num_pairs": 12, "num_val_pairs": 3, "num_test_pairs": 4,
                  "epochs": 1, "num_train": 1000, "num_eval": 500},
         "cpu": {"spec": "3-32c3-32c3-32c3-64-10:relu", "num_pairs": 60, "num_val_pairs": 6, "num_test_pairs": 16,
-                "epochs": 6, "num_train": 20_000, "num_eval": None},
+                "epochs": 4, "num_train": 20_000, "num_eval": None},
         "full": {"spec": "3-128c3-128c3-128c3-128-10:relu", "num_pairs": 400, "num_val_pairs": 20,
                  "num_test_pairs": 50, "epochs": 20, "num_train": None, "num_eval": None},
     },
