@@ -30,6 +30,7 @@ import torch
 from siren_fit import machine_rates, processor_name
 from torch import nn
 
+from nfbench.allocator import keep_freed_memory
 from nfbench.models import TicketVAE
 from nfbench.weightspace import NetworkSpec, random_features
 from nfbench.zoos.cnn_images import ClassifierImages
@@ -71,6 +72,7 @@ def make_module(spec: str) -> nn.Sequential:
 
 def train_module(spec: str, steps: int, threads: int, fused: bool, masked: bool, device: str = "cpu") -> float:
     """Seconds of `steps` steps of one network as an nn.Module; the first step warms up."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     trainer = make_trainer(spec, steps + 1, device)
     module = make_module(spec).to(device)
@@ -160,6 +162,7 @@ def gpu_rate() -> float:
 
 def vae_memory(layer: str, width: int) -> tuple[float, float]:
     """Peak memory in GiB of a training step of 4 networks 784-128-128-10 on a CPU, and its seconds; in a process."""
+    keep_freed_memory()
     spec = NetworkSpec.parse(MLP)
     io = "sinusoidal" if layer == "np" else "none"
     model = TicketVAE(spec, layer=layer, width=width, num_layers=2 if layer == "nft" else 4, io=io)
@@ -183,6 +186,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64, help="of the VAE whose memory is measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    keep_freed_memory()
     cores, rows = available_cores(), []
     torch.set_num_threads(cores)
     products = machine_rates(cores)[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from nfbench.allocator import keep_freed_memory
 from nfbench.config import errors, register
 from nfbench.config.schema import CONF, options
 
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> None:
         zoos = ", ".join(name for name in options()["zoo"] if not name.endswith("_schema"))
         print(f"{__doc__}\nzoo is one of: {zoos}\npython run.py --help lists all keys")
         return
+    keep_freed_memory()
     command = "build"
     if arguments and "=" not in arguments[0]:
         command, *arguments = arguments
