@@ -80,6 +80,7 @@ def _scores(  # type: ignore[no-untyped-def]  # matplotlib has no types
     for number in np.unique(layer).tolist():
         mine, color = layer == number, LAYER_COLORS[number % len(LAYER_COLORS)]
         axes.scatter(weight[mine], score[mine], s=3, alpha=0.5, color=color, linewidths=0, label=f"layer {number + 1}")
+    axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="weight at initialisation", ylabel="mask score (logit), latent zero", title="one network")
     axes.legend(fontsize=8, markerscale=3)
 

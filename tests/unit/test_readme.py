@@ -92,3 +92,32 @@ def test_the_table_of_measures_is_what_the_results_say():
         assert [float(one) for one in each.split(",")] == pytest.approx(taus, abs=0.00051)
         assert float(mean) == pytest.approx(statistics.mean(taus), abs=0.00051)
         assert float(std) == pytest.approx(statistics.stdev(taus), abs=0.00051)
+
+
+TICKETS = re.compile(r"^\| `(\S+)` \| [^|]+ \| ([\d.]+)(?: ± ([\d.]+))? \| ([\d.]+) \| ([\d., ]*)\|", re.MULTILINE)
+
+
+def test_the_tables_of_tickets_are_what_the_results_say():
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "tickets").glob("*.json"))]
+    _, *parts = (ROOT / "docs" / "tickets.md").read_text().split("\n### ")
+    seen = 0
+    for part in parts:
+        dataset = part.partition(",")[0]
+        here = [r for r in results if r["dataset"] == dataset]
+        rows = TICKETS.findall(part)
+        assert len(rows) > 8
+        for name, mean, std, spread, each in rows:
+            if not name.startswith("vae/"):
+                metrics = here[0]["metrics"]
+                assert float(mean) == pytest.approx(100 * metrics[f"test/acc/{name}"], abs=0.051)
+                assert float(spread) == pytest.approx(100 * metrics[f"test/acc_std/{name}"], abs=0.051)
+                continue
+            mine = sorted((r for r in here if f"vae/{r['model']}" == name), key=lambda r: r["seed"])
+            accs = [100 * r["metrics"]["test/acc"] for r in mine]
+            assert [r["seed"] for r in mine] == list(range(len(mine)))
+            assert [float(one) for one in each.split(",")] == pytest.approx(accs, abs=0.051)
+            assert float(mean) == pytest.approx(statistics.mean(accs), abs=0.051)
+            if std:
+                assert float(std) == pytest.approx(statistics.stdev(accs), abs=0.051)
+            seen += len(mine)
+    assert seen == len(results) >= 4, "a published run is in no row"
