@@ -96,12 +96,25 @@ def test_the_table_of_measures_is_what_the_results_say():
 
 TICKETS = re.compile(r"^\| `(\S+)` \| [^|]+ \| ([\d.]+)(?: ± ([\d.]+))? \| ([\d.]+) \| ([\d., ]*)\|", re.MULTILINE)
 
+CHOICES = re.compile(r"^\| `(model=[^`]+)` \| ([\d. |]+) \| (\w+) \|$", re.MULTILINE)
+
 
 def test_the_tables_of_tickets_are_what_the_results_say():
     results = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "tickets").glob("*.json"))]
     _, *parts = (ROOT / "docs" / "tickets.md").read_text().split("\n### ")
     seen = 0
-    for part in parts:
+    for added, numbers, cut in CHOICES.findall(parts[-1]):
+        (run,) = [r for r in results if r["dataset"] == "digits" and r["command"].endswith(f"seed=0 {added}")]
+        names = (
+            "acc",
+            "acc_std",
+            *(f"acc/{name}" for name in ("imp", "snip", "magnitude_layer", "random_layer", "dense")),
+        )
+        wanted = [100 * run["metrics"][f"test/{name}"] for name in names]
+        assert [float(one) for one in numbers.split("|")] == pytest.approx(wanted, abs=0.051)
+        assert run["cut"] == cut
+        seen += 1
+    for part in parts[:-1]:
         dataset = part.partition(",")[0]
         here = [r for r in results if r["dataset"] == dataset]
         rows = TICKETS.findall(part)
