@@ -22,6 +22,7 @@ SPECS = [
 DEEPER = SPECS[len(ONE_LAYER) :]
 LAYERS = {**EQUIVARIANT, **INVARIANT}
 MODELS = Path(__file__).resolve().parents[3] / "conf" / "model"
+OTHERS = ("gbm", "inr2array")  # without gradient; an encoder alone: they have tests of their own
 SMALL = {"widths": [8, 6], "width": 8, "head_width": 8}
 
 
@@ -38,7 +39,7 @@ def model_config(name):
 def builders():
     """From every option a classifier and, where it has one, the network that edits weights."""
     found = {}
-    for name in sorted(path.stem for path in MODELS.glob("*.yaml") if path.stem != "gbm"):  # which has no gradient
+    for name in sorted({path.stem for path in MODELS.glob("*.yaml")} - set(OTHERS)):
         cfg = model_config(name)
         found[name] = lambda spec, cfg=cfg: build_model(cfg, spec=spec, out_dim=3)
         if name != "statnn":

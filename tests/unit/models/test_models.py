@@ -39,7 +39,8 @@ SPECS = ["2-32-32-1:sine", "2-5-1:sine", "64-8-8-10:relu", "1-16c3-16c3-16c3-10:
 
 
 def test_every_exported_model_is_tested():
-    assert {name.split()[0] for name in BUILD} == set(models.__all__)
+    elsewhere = {"TicketVAE"}  # has two inputs: test_ticket_vae.py
+    assert {name.split()[0] for name in BUILD} == set(models.__all__) - elsewhere
 
 
 @pytest.mark.parametrize("text", SPECS)
