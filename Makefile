@@ -37,7 +37,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(STAMP)  ## speed of layers, zoo builders and reading, beside other code (about 20 minutes)
+bench: $(STAMP)  ## speed of layers, zoo builders and reading, beside other code
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for name in layers inr2array siren_fit cnn_zoo tickets render zoo_cost reading; do $(PY) benchmarks/$$name.py || exit 1; done
 

@@ -30,14 +30,7 @@ from tqdm import tqdm
 
 from nfbench import __version__
 from nfbench.allocator import keep_freed_memory
-from nfbench.config.build import (
-    build_latent_model,
-    build_latent_zoo,
-    build_model,
-    build_task,
-    build_trainer,
-    build_zoo,
-)
+from nfbench.config.build import build_latent_model, build_latent_zoo, build_model, build_task, build_trainer, build_zoo
 from nfbench.config.encoder import adopt_encoder, load_encoder
 from nfbench.config.errors import did_you_mean
 from nfbench.config.identity import config_hash, identity

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from nfbench.weightspace import NetworkSpec, Pruning, ZooBatch
-from nfbench.zoos import ticket_build
+from nfbench.zoos import ticket_build, ticket_train
 from nfbench.zoos.cnn_images import ClassifierImages
 from nfbench.zoos.shards import Shard, build_shard, merge_shards
 from nfbench.zoos.store import read_zoo
@@ -89,6 +89,17 @@ def test_pruning_is_that_of_a_hand_written_reference(spec, optimizer):
         assert (ticket[i][~kept] == 0).all()
         right = make_module(spec, ticket[i])(trainer.pixels[60:]).argmax(1) == trainer.labels[60:]
         assert trainer.accuracy(ticket)[i] == pytest.approx(right.double().mean().item())
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_shared_product(fast, monkeypatch):
+    if not fast:
+        monkeypatch.setattr(ticket_train, "ONEDNN", None)
+    weight, x = torch.randn(40, 33, requires_grad=True), torch.randn(21, 33)
+    out = ticket_train.SharedProduct.apply(weight, x)
+    grad = torch.randn(40, 21)
+    assert torch.allclose(out, weight @ x.t(), atol=1e-4)
+    assert torch.allclose(torch.autograd.grad(out, weight, grad)[0], grad @ x, atol=1e-4)
 
 
 @pytest.mark.parametrize("spec", [MLP, CNN], ids=["mlp", "cnn"])
