@@ -1,7 +1,7 @@
 """Seconds of one training step of Inr2Array, beside the authors' composition of their layers (PyPI `nfn` 0.1.2).
 
     python benchmarks/inr2array.py              # prints a table, writes benchmarks/results/inr2array.json
-    python benchmarks/inr2array.py --batch 64   # the published batch: minutes a step on a few cores
+    python benchmarks/inr2array.py --batch 64   # the published batch
 
 A step draws the networks, encodes, decodes, draws again, and does loss, gradients and AdamW; published sizes (encoder
 21,200,640 parameters, decoder 1,094,049 for MNIST), float32, both in turns in one process, median. Theirs is the public

@@ -5,7 +5,7 @@ Same recipe for all: mini-batches of 128 images of 28x28, Adam, the network 784-
 network's step, all cores in use, median of several rounds in which the competitors take turns. The others are one
 nn.Module with torch.optim.Adam, fused or not, with all threads or a process a core: whichever is fastest here. None
 of them pays for a loader: images are indexed as ours are. The peak memory of a training step of the VAE is printed
-beside them. Takes about two minutes.
+beside them. Takes about a minute on two cores.
 
     python benchmarks/tickets.py [--rounds 5] [--steps 60]
 """
