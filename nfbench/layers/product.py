@@ -3,6 +3,9 @@
 `torch.mm` calls MKL, which leaves half of an AMD processor's speed unused; oneDNN, behind `conv2d`, does not. A 1x1
 convolution of channels-last pixels is the same product without a copy. On an EPYC with AVX-512 it is 2 to 2.4 times
 as fast for a million multiply-adds and more; on a GPU and in other precisions `linear` is what it is elsewhere.
+
+PyTorch hands a convolution to oneDNN on several threads, or from 16 pictures on: rows are cut into pictures, so that a
+run on one thread is as fast, and threads share the gradient of the weight.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 LEAST_WORK = 2**22  # multiply-adds from which the convolution's higher cost of a call pays off
 LEAST_ROWS = 128  # and rows of x: with fewer PyTorch does not hand the convolution to oneDNN
+PICTURES = range(64, 15, -1)  # so many pictures, the first that divides the rows; else one
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -46,8 +50,10 @@ def convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def as_pixels(x: Tensor) -> Tensor:
-    """(..., S) as one picture of S channels, one row and all leading axes as columns: (1, S, 1, M), channels last."""
-    return x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
+    """(..., S) as N pictures of S channels and one row, leading axes as columns: (N, S, 1, M / N), channels last."""
+    rows = x.numel() // x.shape[-1]
+    pictures = next((n for n in PICTURES if rows % n == 0), 1)
+    return x.reshape(pictures, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)
 
 
 def linear_backward(grad: Tensor, x: Tensor, weight: Tensor, need: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
