@@ -65,7 +65,7 @@ def test_every_model_keeps_its_contract(composed, name: str, out_dim: int | None
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", [name for name in options()["model"] if name.startswith("paper/")])
+@pytest.mark.parametrize("name", [name for name in options()["model"] if name.startswith(("paper/", "edit/"))])
 def test_models_of_the_papers_sizes_fit_both_outputs(composed, name: str) -> None:
     cfg = composed(f"model={name}").model
     spec = NetworkSpec.parse("1-16c3-16c3-16c3-10:relu" if name.endswith("_cnn") else "2-32-32-3:sine")
