@@ -133,7 +133,7 @@ def compare(
         for folder, summary in side[1:]:
             if (summary["model"], config_key(summary)) != (side[0][1]["model"], config_key(side[0][1])):
                 raise ValueError(
-                    f"{side[0][0]} and {folder}, both of one side, differ by more than the seed: give seeds of one model"
+                    f"{side[0][0]} and {folder}, both of one side, differ by more than the seed: give one model's seeds"
                 )
     for folder, summary in (*sides[0], *sides[1]):
         _same_zoo(first, (folder, summary))

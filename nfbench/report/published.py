@@ -149,5 +149,7 @@ def differences(summary: Mapping[str, Any], cell: Cell) -> list[str]:
         reasons.append("other settings than " + next(word for word in theirs if word.startswith("experiment=")))
     else:
         extra = [word for word in ours if word not in theirs and not word.startswith("encoder=")]
-        reasons += extra + [f"not {word}" for word in theirs if word not in ours and not word.startswith("encoder=")]
+        extra += [f"not {word}" for word in theirs if word not in ours and not word.startswith("encoder=")]
+        # Where the data differ that is said already.
+        reasons += [word for word in extra if not (reasons and word.removeprefix("not ").startswith("zoo"))]
     return list(dict.fromkeys(reasons))

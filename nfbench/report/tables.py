@@ -35,7 +35,10 @@ PROTOCOL = (
 # How a row's model got its networks: each row says it.
 PREPARED = ("canonicalized", "standardized", "augmentations", "latent_views", "latent_augmented_epochs")
 TASKS = ("inr_cls", "inr2array", "inr2array_cls", "inr_edit", "cnn_gen", "tickets", "measures")
-_TITLE = ("dataset", "edit", "definition", "views", "num_images", "num_networks", "size")
+_TITLE = {
+    "dataset": "{}", "edit": "{}", "definition": "definition {}", "views": "{} views", "num_images": "{:,} images",
+    "num_networks": "{:,} networks", "size": "size {}",
+}  # fmt: skip
 
 
 @dataclass
@@ -260,8 +263,7 @@ def _own_table(rows: list[Row]) -> Table:
         base.spread, base.spread_kind = accuracies.get(f"test/acc_std/{name}"), "over initialisations"
         base.note = "mask without a model, trained on the same networks"
         rows.append(base)
-    titled = [f"{name} {facts[name]}" if name not in ("dataset", "edit") else str(facts[name])
-              for name in _TITLE if name in facts]  # fmt: skip
+    titled = [form.format(facts[name]) for name, form in _TITLE.items() if name in facts]
     return Table(str(summary["task"]), ", ".join(titled), facts, metric, rows, False)
 
 
