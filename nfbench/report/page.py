@@ -93,9 +93,7 @@ def _section(task: str, tables: Sequence[Table]) -> str:
     if others:
         counted = f"{len(others)} published protocol{'s' * (len(others) != 1)} without a run of ours"
         inside = "".join(map(_table, others))
-        parts.append(
-            f'<details class="more-tables"{"" if mine else " open"}><summary>{counted}</summary>{inside}</details>'
-        )
+        parts.append(f'<details class="more-tables"><summary>{counted}</summary>{inside}</details>')
     return "".join([*parts, "</section>\n"])
 
 
@@ -213,9 +211,8 @@ def _dot_legend(dots: Sequence[Dots]) -> str:
     parts = ['<b class="dot">●</b> a seed', "<b>┃</b> mean"]
     parts += ['<b class="dot">━</b> standard deviation over initialisations'] * any(row.spread for row in dots)
     parts += ['<b class="diamond">◆</b> published'] * any(row.paper is not None and row.same for row in dots)
-    parts += ['<b class="diamond">◇</b> published, another protocol'] * any(
-        row.paper is not None and not row.same for row in dots
-    )
+    other = any(row.paper is not None and not row.same for row in dots)
+    parts += ['<b class="diamond">◇</b> published, another protocol'] * other
     return f'<p class="legend">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
 
 
