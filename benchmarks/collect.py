@@ -115,8 +115,8 @@ def main() -> None:
         for case in ("collect", "collect, tables and page")
     ]
     for row in rows:
-        print(f"{row['case']:<45} {row['ours_s']:.3f} s (processor {row['ours_cpu_s']:.3f} s)   each summary parsed {row['other_s']:.3f} s   "
-              f"bytes read {row['floor_s']:.3f} s")  # fmt: skip
+        print(f"{row['case']:<45} {row['ours_s']:.3f} s, processor {row['ours_cpu_s']:.3f} s; each summary parsed "
+              f"{row['other_s']:.3f} s; bytes read {row['floor_s']:.3f} s")  # fmt: skip
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"wrote {args.out}")

@@ -185,6 +185,9 @@ def _read(file: Path, found: Found) -> None:
         return
     if missing:
         found.problems.append(f"{file}: lacks {', '.join(missing)}")
+    if not all(isinstance(summary.get(name, 0), int) for name in ("seed", "num_train", "params", "examples_seen")):
+        found.problems.append(f"{file}: left out, since seed and counts must be whole numbers")
+        return
     if not _finite(run):
         found.problems.append(f"{file}: left out, since {summary['metric']} is {summary['metrics'][summary['metric']]}")
         return
@@ -242,7 +245,7 @@ def _once(runs: list[Run], problems: list[str]) -> list[Run]:
     """One of each run; the published file of a run is joined with its folder."""
     kept: dict[tuple[Any, ...], Run] = {}
     for run in runs:
-        key = (run.summary["task"], run.summary["config_hash"], run.summary["seed"], run.summary["size"])
+        key = tuple(run.summary[name] for name in ("task", "model", "config_hash", "seed", "size"))
         other = kept.setdefault(key, run)
         if other is run:
             continue

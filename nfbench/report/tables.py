@@ -36,8 +36,8 @@ PROTOCOL = (
 PREPARED = ("canonicalized", "standardized", "augmentations", "latent_views", "latent_augmented_epochs")
 TASKS = ("inr_cls", "inr2array", "inr2array_cls", "inr_edit", "cnn_gen", "tickets", "measures")
 _TITLE = {
-    "dataset": "{}", "edit": "{}", "definition": "definition {}", "views": "{} views", "num_images": "{:,} images",
-    "num_networks": "{:,} networks", "size": "size {}",
+    "dataset": "{}", "edit": "{}", "definition": "definition {}", "views": "{} views", "num_images": "{} images",
+    "num_networks": "{} networks", "size": "size {}",
 }  # fmt: skip
 
 

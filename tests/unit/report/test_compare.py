@@ -88,8 +88,8 @@ def test_constant_predictions_have_no_order():
     assert kendall_tau(np.ones((2, 5)), columns).tolist() == [0, 0]
 
 
-CNN = {"task": "cnn_gen", "metric": "test/kendall_tau"}
-EDIT = {"task": "inr_edit", "metric": "test/mse", "config": {"task": {"edit": "dilate"}}}
+CNN = {"task": "cnn_gen", "value": 0.5, "metric": "test/kendall_tau"}
+EDIT = {"task": "inr_edit", "value": 0.5, "metric": "test/mse", "config": {"task": {"edit": "dilate"}}}
 TICKETS = {"task": "tickets"}
 
 

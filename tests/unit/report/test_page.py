@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from matplotlib.figure import Figure
+from PIL import Image
 from run_folders import summary, write_run, write_unfinished
 
 from nfbench.report.page import page, write_page
@@ -21,7 +21,7 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.cells, self.scripts, self.plain = [], [], [], [], []
+        self.open, self.tags, self.scripts, self.plain = [], [], [], []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -30,12 +30,6 @@ class Reader(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
-        if (
-            tag == "td" and dict(attrs)["class"] == "model"
-            if tag == "td" and attrs and attrs[0][0] == "class"
-            else False
-        ):
-            self.cells.append("")
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -43,8 +37,6 @@ class Reader(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] == "script":
             self.scripts.append(data)
-        elif "td" in self.open and self.cells and "span" not in self.open:
-            self.cells[-1] += data
         self.plain.append(data)
 
 
@@ -52,11 +44,10 @@ class Reader(HTMLParser):
 def made(tmp_path):
     for seed in range(3):
         lines = "".join(f"{e},{e},0.1,{0.1 * e + 0.01 * seed}\n" for e in range(6))
-        folder = write_run(tmp_path / f"nft-siren_digits-seed{seed}-0123abcd", metrics="epoch,step,lr,val/acc\n" + lines,
-                           seed=seed, value=0.8 + 0.02 * seed, picture="test.png")  # fmt: skip
-        figure = Figure(figsize=(12, 4))
-        figure.subplots().plot([0, 1])
-        figure.savefig(folder / "test.png")
+        lines = "epoch,step,lr,val/acc\n" + lines
+        name = f"nft-siren_digits-seed{seed}-0123abcd"
+        folder = write_run(tmp_path / name, metrics=lines, seed=seed, value=0.8 + 0.02 * seed, picture="test.png")
+        Image.linear_gradient("L").resize((900, 300)).save(folder / "test.png")
     evil = "<script>alert(1)</script>"
     write_run(tmp_path / "evil", model=evil, config_hash="99999999", value=0.3, definition='"><img src=x>',
               command=f"python run.py model='{evil}' seed=0", machine={"gpu": "<b>", "threads": 1})  # fmt: skip
@@ -106,7 +97,6 @@ def test_hostile_names_are_text(made):
     assert text.count("<script>") == 1, "the page's own"
     assert "<script>alert(1)</script>" in "".join(reader.plain)
     assert all(attrs.get("src", "").startswith("data:") for tag, attrs in reader.tags if tag == "img")
-    assert {tag for tag, _ in reader.tags}.isdisjoint({"i", "body<", "x"} - {"i"})
     assert "mlp-<i>-seed0-12121212" in "".join(reader.plain)
     assert "bad&.json: unreadable" in "".join(reader.plain)
 

@@ -62,7 +62,7 @@ def test_broken_files_are_named_and_the_others_read(tmp_path):
 
 
 def test_a_missing_path_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="there is no .*gone"):
+    with pytest.raises(ValueError, match=r"there is no .*gone"):
         collect([tmp_path / "gone"])
 
 
