@@ -105,7 +105,7 @@ def test_ours_stands_beside_the_paper_only_where_it_compares(tmp_path):
     )
     small = run(0, size="cpu", config_hash="dddddddd")
     tables, _, _ = tables_of(write(tmp_path, run(0), run(1), shorter, small))
-    (table,) = [t for t in tables if t.published and t.title.startswith("mnist, nfn zoo, 10 views")]
+    (table,) = [t for t in tables if (t.task, t.title) == ("inr_cls", "mnist, nfn zoo, 10 views")]
     rows = {row.label: row for row in table.rows}
     assert rows["nfn_np"].difference == pytest.approx(0.905 - 0.929)
     assert rows["nfn_np"].cell.spread_kind == "se"
