@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench tables report clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,7 +39,13 @@ format: $(STAMP)  ## let ruff rewrite what it can
 
 bench: $(STAMP)  ## speed of layers, zoo builders and reading, beside other code
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	for name in layers inr2array siren_fit cnn_zoo tickets render zoo_cost reading; do $(PY) benchmarks/$$name.py || exit 1; done
+	for name in layers inr2array siren_fit cnn_zoo tickets render zoo_cost reading collect; do $(PY) benchmarks/$$name.py || exit 1; done
+
+tables: $(STAMP)  ## results beside the published numbers: tables/tables.{md,csv,tex}
+	$(PY) scripts/tables.py
+
+report: $(STAMP)  ## all results on one page, with plots: report/index.html
+	$(PY) scripts/report.py
 
 clean:  ## remove the virtual environment and caches; runs and zoos stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,12 +1,16 @@
 """Copies summaries of finished runs, without weights, to results/<task>/<name>.json: published numbers are read there.
 
 python scripts/publish.py outputs/inr_cls/nft-siren_digits-seed0-1a2b3c4d ...
+
+A summary has to say all that a result says (nfbench/report/results.py lists the fields); one that doesn't is refused.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+
+from nfbench.report.results import lacking
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -15,14 +19,22 @@ def publish(folder: Path, results: Path = RESULTS) -> Path:
     """Copies one run's summary and says where it is now.
 
     Raises:
-        ValueError: a folder without a summary, so not of a finished run.
+        ValueError: a folder without a summary, so not of a finished run, or whose summary lacks a field.
     """
     source = folder / "summary.json"
     if not source.is_file():
         raise ValueError(
             f"{folder} has no summary.json: give the folders of finished runs, as their result lines name them"
         )
-    summary = json.loads(source.read_text())
+    try:
+        summary = json.loads(source.read_text())
+    except ValueError as error:
+        raise ValueError(f"{source} is no JSON ({error}): add rerun=true to its command to train it again") from None
+    if missing := lacking(summary):
+        raise ValueError(
+            f"{source} lacks {', '.join(missing)}: published results say all that nfbench/report/results.py lists. "
+            "Add rerun=true to the run's command to make it again"
+        )
     target = results / summary["task"] / f"{folder.name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(summary, indent=1) + "\n")

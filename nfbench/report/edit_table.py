@@ -4,24 +4,15 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nfbench.report.published import family, published
+
 ORDER = ("own_fit", "nft", "nfn_np", "nfn_hnp", "nfn_pt", "mlp_aug", "mlp", "identity")
-# (dataset, edit) -> model -> test MSE, pixels in [-1, 1]. NFN: arXiv 2302.14040, table 6. NFT: arXiv 2305.13546, as
-# reprinted in arXiv 2312.04501, table 2, which has 0.0693 and 0.0203 for NFN_NP.
-PAPER = {
-    ("mnist", "dilate"): {
-        "nft": "0.0510 ± 0.0004", "nfn_np": "0.068", "nfn_hnp": "0.070", "nfn_pt": "0.197", "mlp": "0.306",
-        "mlp_aug": "0.307",
-    },
-    ("cifar10", "contrast"): {
-        "nft": "0.0200 ± 0.0002", "nfn_np": "0.020", "nfn_hnp": "0.021", "nfn_pt": "0.029", "mlp": "0.031",
-        "mlp_aug": "0.029",
-    },
-}  # fmt: skip
 
 
-def family(model: str) -> str:
-    """`nfn_np` of `nfn_np_edit`: the published size has the same row in the papers."""
-    return model.removesuffix("_edit")
+def paper(dataset: str, edit: str) -> dict[str, str]:
+    """Model -> published test MSE, pixels in [-1, 1]; of a number that was reprinted as well, the one that was read."""
+    cells = [c for c in published() if (c.task, c.dataset, c.metric) == ("inr_edit", f"{dataset}_{edit}", "test/mse")]
+    return {cell.model: cell.shown for cell in sorted(cells, key=lambda cell: cell.confidence == "read")}
 
 
 def edit_table(summaries: Iterable[Mapping[str, Any]]) -> str:
@@ -45,10 +36,10 @@ def edit_table(summaries: Iterable[Mapping[str, Any]]) -> str:
 
 def _cell_table(cell: tuple[str, ...], rows: Mapping[tuple[Any, ...], list[Mapping[str, Any]]]) -> str:
     dataset, definition, edit = cell
-    paper = PAPER.get((dataset, edit), {})
+    numbers = paper(dataset, edit)
 
     def place(row: tuple[Any, ...]) -> tuple[Any, ...]:
-        name = family(row[0])
+        name = family(rows[row][0])
         return (ORDER.index(name) if name in ORDER else len(ORDER), *map(str, row))
 
     lines = [
@@ -66,7 +57,7 @@ def _cell_table(cell: tuple[str, ...], rows: Mapping[tuple[Any, ...], list[Mappi
         seeds = ", ".join(str(summary["seed"]) for summary in found)
         prepared = ", ".join((["canonical"] if canonical else []) + [standardized] * (standardized != "none")) or "raw"
         columns = [
-            f"`{model}`", _spread(mse), _spread(unit), paper.get(family(model), "-"), "-" if bound else seeds,
+            f"`{model}`", _spread(mse), _spread(unit), numbers.get(family(found[0]), "-"), "-" if bound else seeds,
             "-" if bound else f"{num_train:,}", "-" if bound else prepared,
             "-" if bound else f"{found[0]['params']:,}",
             "-" if bound else f"{statistics.mean(s['wall_s'] for s in found):.0f} s",
