@@ -22,6 +22,12 @@ from nfbench.config.job import Job
 from nfbench.config.schema import Config, options
 
 FULL = "HYDRA_FULL_ERROR"
+EXTRAS = {  # Hydra's plugins that are not installed with nfbench -> the extra that has them
+    "launcher/submitit": "slurm",
+    "launcher/nfbench_submitit": "slurm",
+    "sweeper/optuna": "tune",
+    "sweeper/sampler": "tune",
+}
 _full = os.environ.get(FULL) == "1"  # as the person who started this process set it
 
 
@@ -133,6 +139,11 @@ def _expected(full_key: str) -> str:
 
 
 def _unknown_option(name: str, text: str) -> str:
+    if extra := next((EXTRAS[word] for word in EXTRAS if f"hydra/{word}" in name), None):
+        return (
+            f"{name.removeprefix('hydra/')} is not installed: it comes with the extra `{extra}`.\n"
+            f"  pip install -e '.[{extra}]'"
+        )
     ours = name.split("/")[0] in options()  # whose options may have folders: model=paper/...
     group, _, option = name.partition("/") if ours else name.rpartition("/")
     listed = [line.strip() for line in text.partition("Available options in")[2].splitlines() if line.startswith("\t")]

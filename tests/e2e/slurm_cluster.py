@@ -41,7 +41,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 KillWait=5
 SchedulerParameters=sched_interval=5,batch_sched_delay=0
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=64000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
