@@ -119,7 +119,9 @@ def _explain_config(error: Exception) -> str:
 
 def _schema_of(group: str, kind: str = "") -> dict[str, Any]:
     """Field name -> type of every key the group may have: from the schemas of all its options, or the one named."""
-    repo = ConfigStore.instance().repo.get(group, {})
+    repo: Any = ConfigStore.instance().repo
+    for part in group.split("."):  # hydra.launcher is kept as a group within a group
+        repo = repo.get(part, {}) if isinstance(repo, dict) else {}
     found: dict[str, Any] = {}
     for node in repo.values() if isinstance(repo, dict) else []:
         schema = OmegaConf.get_type(node.node)

@@ -17,6 +17,7 @@ from nfbench.config.identity import config_hash, encoder_hash, sweep_hash
 from nfbench.config.schema_models import MODEL_SCHEMAS
 from nfbench.config.schema_zoos import ZOO_SCHEMAS, register_resolver
 
+DIRECTIONS = {"max": "maximize", "min": "minimize"}  # task.mode in Optuna's words
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -189,6 +190,7 @@ def register() -> None:
             store.store(f"{name}_schema", schema, group=group)
     OmegaConf.register_new_resolver("nfbench.hash", lambda *, _root_: config_hash(_root_), replace=True)
     OmegaConf.register_new_resolver("nfbench.encoder_hash", encoder_hash, replace=True)
+    OmegaConf.register_new_resolver("nfbench.direction", DIRECTIONS.__getitem__, replace=True)
     # Cached: the jobs of a sweep, whose own overrides differ, get the folder of the sweep.
     OmegaConf.register_new_resolver("nfbench.sweep_hash", sweep_hash, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("nfbench.options", _help_options, replace=True)

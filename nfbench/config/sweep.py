@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 from nfbench.config.errors import explain
 from nfbench.config.identity import config_hash
 from nfbench.config.job import validation_metric
+from nfbench.config.schema import DIRECTIONS
 from nfbench.report.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ def check_tuning(cfg: DictConfig) -> None:
             "Optuna tunes on validation metrics, and these runs would read the test set: add test=false. Test the best "
             "setting in a run of its own"
         )
-    wanted = {"max": "maximize", "min": "minimize"}.get(cfg.task.mode)
+    wanted = DIRECTIONS[cfg.task.mode]
     given = getattr(sweeper.direction, "name", sweeper.direction)
     if given != wanted:
         raise ValueError(
