@@ -124,7 +124,7 @@ def _schema_of(group: str, kind: str = "") -> dict[str, Any]:
         repo = repo.get(part, {}) if isinstance(repo, dict) else {}
     found: dict[str, Any] = {}
     for node in repo.values() if isinstance(repo, dict) else []:
-        schema = OmegaConf.get_type(node.node)
+        schema = OmegaConf.get_type(getattr(node, "node", None))  # a group within the group has none
         if is_dataclass(schema) and kind in ("", schema.__name__):
             found |= {item.name: item.type for item in fields(schema)}
     return found

@@ -133,7 +133,7 @@ class SweepLauncher:
                 run.end(validation_metric(summary))
         left = [run for run in runs if run.returned is None]
         if len(runs) > 1:
-            done = f", {len(runs) - len(left)} finished before (not started again)" if len(left) < len(runs) else ""
+            done = f", {len(runs) - len(left)} of them done (not started again)" if len(left) < len(runs) else ""
             log.info(f"sweep of {len(runs)} runs{done}   sweep folder: {os.path.relpath(folder)}")
         for run in runs:
             if run.returned is not None:

@@ -140,7 +140,7 @@ def test_a_sweep_with_stopped_and_bad_runs(settings, cluster, tmp_path) -> None:
     submitted = set((sweep / ".submitit").glob("*/*submitted.pkl"))
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.returncode == 1, again.stdout + again.stderr
-    assert "sweep of 6 runs, 3 finished before (not started again)" in again.stdout
+    assert "sweep of 6 runs, 3 of them done (not started again)" in again.stdout
     assert "sweep: 4 of 6 runs finished, 2 failed, 0 missing" in again.stdout
     assert len(set((sweep / ".submitit").glob("*/*submitted.pkl")) - submitted) == 3
     assert_same(weights(sweep, 0), weights(sweep, 3))
