@@ -9,7 +9,13 @@ import yaml
 
 pytest.importorskip("optuna", reason="pip install -e '.[tune]'")
 
-TRIALS = ["experiment=[smoke,tune_digits]", "model=mlp", "logger=csv", "trainer.max_epochs=2", "hydra.sweeper.n_trials=3"]
+TRIALS = [
+    "experiment=[smoke,tune_digits]",
+    "model=mlp",
+    "logger=csv",
+    "trainer.max_epochs=2",
+    "hydra.sweeper.n_trials=3",
+]
 
 
 @pytest.fixture
