@@ -4,17 +4,17 @@ import hydra
 from omegaconf import DictConfig
 
 from nfbench.config import errors, register
-from nfbench.config.job import current_job
+from nfbench.config.job import current_job, validation_metric
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     with errors.in_job(job := current_job()):
         from nfbench import train  # here, so that --help and tab completion import no torch
 
-        train.run(cfg, job)
+        return validation_metric(train.run(cfg, job))  # what a tuning sweep reads
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ class RunState(Callback):
         wall_s: seconds of training behind the present weights.
         examples_seen: networks the model has been trained on so far, counted with repetition.
         epochs: finished epochs.
+        restarts: how often it went on from a checkpoint.
     """
 
     def __init__(self, seed: int, identity: Mapping[str, Any]) -> None:
@@ -63,18 +64,21 @@ class RunState(Callback):
         self.wall_s = 0.0
         self.examples_seen = 0
         self.epochs = 0
+        self.restarts = 0
         self._tick = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
         self._advance()
-        return {"wall_s": self.wall_s, "examples_seen": self.examples_seen, "epochs": self.epochs}
+        counts = {"examples_seen": self.examples_seen, "epochs": self.epochs, "restarts": self.restarts}
+        return {"wall_s": self.wall_s, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from the checkpoint's numbers."""
         self.wall_s = float(state_dict["wall_s"])
         self.examples_seen = int(state_dict["examples_seen"])
         self.epochs = int(state_dict["epochs"])
+        self.restarts = int(state_dict.get("restarts", 0)) + 1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the run's identity."""

@@ -6,16 +6,10 @@ Four hops from the command line: run.py -> run(cfg) -> build_*(cfg) -> trainer.f
 import importlib
 import logging
 import os
-import platform
-import re
-import resource
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,13 +22,14 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from nfbench import __version__
 from nfbench.allocator import keep_freed_memory
+from nfbench.cluster import cluster_plugins, slurm_job
 from nfbench.config.build import build_latent_model, build_latent_zoo, build_model, build_task, build_trainer, build_zoo
 from nfbench.config.encoder import adopt_encoder, load_encoder
 from nfbench.config.errors import did_you_mean
 from nfbench.config.identity import config_hash, identity
 from nfbench.config.job import Job
+from nfbench.machine import commit, device_type, machine, peak_memory_mb, reset_peak_memory, versions
 from nfbench.report.run_folder import RunFolder
 from nfbench.resume import AtomicCheckpointIO, RunState, check_same_run, read_checkpoint
 from nfbench.tracking import MetricsCSV, wandb_logger
@@ -148,7 +143,7 @@ def _run(
         enable_progress_bar=any(isinstance(each, EpochBar) for each in shown),
         logger=wandb_run or False,
         callbacks=[state, MetricsCSV(job.folder / "metrics.csv"), *shown, best, last],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *cluster_plugins()],
         default_root_dir=job.folder,
         num_sanity_val_steps=0,  # a run starts with its metrics clean
         enable_model_summary=False,
@@ -167,11 +162,13 @@ def _run(
     chosen = read_checkpoint(folder.best)
     task.load_state_dict(chosen["state_dict"])
     began = time.monotonic()
-    tested = trainer.test(task, datamodule=zoo, verbose=False)[0]
+    tested: Mapping[str, float] = {}
+    if cfg.test:
+        tested = trainer.test(task, datamodule=zoo, verbose=False)[0]
+        check_metric("metric", cfg.task.metric, tested)
+        write_predictions(task, zoo, folder)
     test_s = time.monotonic() - began
-    check_metric("metric", cfg.task.metric, tested)
 
-    write_predictions(task, zoo, folder)
     protocol = {**getattr(zoo, "protocol", {}), **getattr(task, "protocol", {})}
     summary = {
         "task": cfg.task.name,
@@ -180,7 +177,7 @@ def _run(
         "seed": cfg.seed,
         "size": cfg.size,
         **protocol,
-        "metric": cfg.task.metric,
+        "metric": cfg.task.metric if cfg.test else cfg.task.monitor,
         "metrics": {**tested, **best_validation(best)},
         "params": params,
         "best_epoch": int(chosen["epoch"]),
@@ -189,6 +186,8 @@ def _run(
         "wall_s": round(state.wall_s + test_s, 2),
         "zoo_s": round(zoo_s, 2),
         "peak_memory_mb": peak_memory_mb(trainer),
+        "restarts": state.restarts,
+        "slurm": slurm_job(),
         "machine": machine(trainer),
         "versions": versions(),
         "commit": commit(),
@@ -344,54 +343,8 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # that is what a resume is
         ".*The dirpath has changed from.*",  # ckpt_path=... of another folder, as asked for
         ".*could not find the monitored key.*",  # an epoch without validation; a key nobody logs is refused before
+        ".*`srun` command is available.*",  # Slurm is installed, and this run was not meant for it
         ".*LeafSpec.*is deprecated.*",  # within Lightning, about torch's internals
     )
     for pattern in idle:
         warnings.filterwarnings("ignore", pattern)
-
-
-def device_type(trainer: Trainer) -> str:
-    """`cpu`, `cuda` or `mps`."""
-    return trainer.strategy.root_device.type
-
-
-def reset_peak_memory() -> None:
-    """Starts the measurement of this run: the jobs of a sweep share a process."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # not Linux, or not allowed: then the peak is the process's since its start
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(trainer: Trainer) -> float:
-    """The highest memory use of this run in MB: the GPU's on a GPU, else resident memory with all libraries."""
-    if device_type(trainer) == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    status = Path("/proc/self/status")
-    if status.exists() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return round(int(found[1]) / 2**10, 1)
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-def machine(trainer: Trainer) -> dict[str, Any]:
-    """What the run ran on."""
-    gpu = torch.cuda.get_device_name() if device_type(trainer) == "cuda" else None
-    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.platform()}
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages a result may depend on."""
-    names = ("torch", "lightning", "hydra-core", "torchmetrics", "numpy", "h5py", "scipy", "scikit-learn")
-    return {"python": platform.python_version(), "nfbench": __version__, **{name: version(name) for name in names}}
-
-
-def commit() -> str | None:
-    """The commit of the source, with `+` behind it where files were changed; None outside a git checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

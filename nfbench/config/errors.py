@@ -22,6 +22,12 @@ from nfbench.config.job import Job
 from nfbench.config.schema import Config, options
 
 FULL = "HYDRA_FULL_ERROR"
+EXTRAS = {  # Hydra's plugins that are not installed with nfbench -> the extra that has them
+    "launcher/submitit": "slurm",
+    "launcher/nfbench_submitit": "slurm",
+    "sweeper/optuna": "tune",
+    "sweeper/sampler": "tune",
+}
 _full = os.environ.get(FULL) == "1"  # as the person who started this process set it
 
 
@@ -113,10 +119,12 @@ def _explain_config(error: Exception) -> str:
 
 def _schema_of(group: str, kind: str = "") -> dict[str, Any]:
     """Field name -> type of every key the group may have: from the schemas of all its options, or the one named."""
-    repo = ConfigStore.instance().repo.get(group, {})
+    repo: Any = ConfigStore.instance().repo
+    for part in group.split("."):  # hydra.launcher is kept as a group within a group
+        repo = repo.get(part, {}) if isinstance(repo, dict) else {}
     found: dict[str, Any] = {}
     for node in repo.values() if isinstance(repo, dict) else []:
-        schema = OmegaConf.get_type(node.node)
+        schema = OmegaConf.get_type(getattr(node, "node", None))  # a group within the group has none
         if is_dataclass(schema) and kind in ("", schema.__name__):
             found |= {item.name: item.type for item in fields(schema)}
     return found
@@ -133,6 +141,11 @@ def _expected(full_key: str) -> str:
 
 
 def _unknown_option(name: str, text: str) -> str:
+    if extra := next((EXTRAS[word] for word in EXTRAS if f"hydra/{word}" in name), None):
+        return (
+            f"{name.removeprefix('hydra/')} is not installed: it comes with the extra `{extra}`.\n"
+            f"  pip install -e '.[{extra}]'"
+        )
     ours = name.split("/")[0] in options()  # whose options may have folders: model=paper/...
     group, _, option = name.partition("/") if ours else name.rpartition("/")
     listed = [line.strip() for line in text.partition("Available options in")[2].splitlines() if line.startswith("\t")]

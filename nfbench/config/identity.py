@@ -27,6 +27,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         A plain dictionary, the same on every machine for the same experiment.
     """
     plain: dict[str, Any] = {"ckpt_path": cfg.ckpt_path}
+    if not cfg.test:  # a run that reads no test set has a folder of its own
+        plain["test"] = False
     for group in ("task", "model", "zoo", "trainer"):
         node = OmegaConf.to_container(cfg[group], resolve=True)
         assert isinstance(node, dict)

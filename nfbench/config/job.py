@@ -2,8 +2,10 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -41,10 +43,17 @@ def current_job() -> Job:
     """The run that Hydra has just started in this process."""
     hydra = HydraConfig.get()
     overrides = tuple(hydra.overrides.task)
+    sweep = hydra.mode == RunMode.MULTIRUN
+    alone = [each for each in overrides if not (sweep and each.startswith("launcher="))]
     return Job(
         folder=Path(hydra.runtime.output_dir),
-        command=shlex.join(["python", Path(sys.argv[0]).name, *overrides]),
+        command=shlex.join(["python", Path(sys.argv[0]).name, *alone]),
         overrides=overrides,
-        sweep=hydra.mode == RunMode.MULTIRUN,
+        sweep=sweep,
         hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra, resolve=False)})),
     )
+
+
+def validation_metric(summary: Mapping[str, Any]) -> float | None:
+    """What a tuning sweep compares: the monitored metric at the best epoch. Never a test metric."""
+    return summary["metrics"].get(summary["config"]["task"]["monitor"]) if summary else None

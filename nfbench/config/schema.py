@@ -4,6 +4,8 @@ One dataclass an option: each YAML file of `conf/` starts from its schema (`defa
 carry no numbers where a YAML file gives them: those are in `conf/`, in one place.
 """
 
+import importlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from nfbench.config.identity import config_hash, encoder_hash, sweep_hash
 from nfbench.config.schema_models import MODEL_SCHEMAS
 from nfbench.config.schema_zoos import ZOO_SCHEMAS, register_resolver
 
+DIRECTIONS = {"max": "maximize", "min": "minimize"}  # task.mode in Optuna's words
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -124,6 +127,13 @@ class LoggerConfig:
 
 
 @dataclass
+class SweepConfig:
+    """What a sweep does with the runs it has, whichever launcher starts them."""
+
+    skip_done: bool = MISSING
+
+
+@dataclass
 class Config:
     """The top of the config. The groups are typed by the schema of the chosen option."""
 
@@ -136,6 +146,8 @@ class Config:
     ckpt_path: str | None = MISSING
     encoder: str | None = MISSING
     rerun: bool = MISSING
+    test: bool = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     threads: int | None = MISSING
     size: str = MISSING
     output_dir: str = MISSING
@@ -178,7 +190,11 @@ def register() -> None:
             store.store(f"{name}_schema", schema, group=group)
     OmegaConf.register_new_resolver("nfbench.hash", lambda *, _root_: config_hash(_root_), replace=True)
     OmegaConf.register_new_resolver("nfbench.encoder_hash", encoder_hash, replace=True)
+    OmegaConf.register_new_resolver("nfbench.direction", DIRECTIONS.__getitem__, replace=True)
     # Cached: the jobs of a sweep, whose own overrides differ, get the folder of the sweep.
     OmegaConf.register_new_resolver("nfbench.sweep_hash", sweep_hash, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("nfbench.options", _help_options, replace=True)
+    # Optuna 2.10, which Hydra's sweeper needs, is of the time of SQLAlchemy 1.4, which warns of its successor.
+    os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")
+    importlib.import_module("hydra_plugins.nfbench_launchers")  # before a config that names them is composed
     register_resolver()

@@ -20,7 +20,7 @@ from nfbench.weightspace.testing import assert_equivariant, assert_invariant
 from nfbench.zoos import recipe
 from nfbench.zoos.recipe import DEFINITIONS
 
-GROUPS = ("task", "model", "zoo", "trainer", "logger", "experiment")
+GROUPS = ("task", "model", "zoo", "trainer", "logger", "launcher", "experiment")
 CHOICES = [(group, name) for group in GROUPS for name in options()[group]]
 
 

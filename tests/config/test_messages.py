@@ -73,3 +73,35 @@ def test_cfg_job_resolves_without_data(cli) -> None:
     assert done.returncode == 0, done.stderr
     assert "data_dir: data\n" in done.stdout
     assert "  lr: 5.0e-05\n  num_steps: 5000\n" in done.stdout, "the numbers of the recipe, not its name only"
+
+
+@pytest.mark.parametrize(
+    ("argument", "extra"),
+    [("launcher=slurm", "slurm"), ("launcher=submitit_local", "slurm"), ("experiment=tune_digits", "tune")],
+)
+def test_a_plugin_that_is_not_installed(cli, argument: str, extra: str) -> None:
+    ours_only = "import hydra_plugins as p; p.__path__ = [each for each in p.__path__ if 'site-packages' not in each]"
+    done = cli("-m", argument, patch=ours_only)
+    assert done.returncode == 1
+    assert f"pip install -e '.[{extra}]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 4, done.stderr
+
+
+def test_slurm_without_slurm(cli, tmp_path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
+    done = cli("launcher=slurm", f"output_dir={tmp_path}", PATH="/nowhere")
+    assert done.returncode == 1
+    assert "launcher=slurm needs Slurm, and there is no sbatch, srun, squeue here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_typo_in_a_setting_of_the_launcher(cli, tmp_path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
+    done = cli("launcher=slurm", f"output_dir={tmp_path}", "hydra.launcher.partitoin=gpu")
+    assert done.returncode == 1
+    assert "no key `partitoin`" in done.stderr
+    assert "did you mean partition" in done.stderr
+    wrong = cli("launcher=slurm", f"output_dir={tmp_path}", "hydra.launcher.timeout_min=long")
+    assert wrong.returncode == 1
+    assert "hydra.launcher.timeout_min: value 'long'" in wrong.stderr
+    assert "It takes: int" in wrong.stderr

@@ -20,7 +20,7 @@ ARROWS = {
     "report": {"numpy", "pandas", "matplotlib", "PIL", "umap"},
 }
 NO_TORCH = ["__init__", "config/__init__", "config/schema", "config/schema_models", "config/schema_zoos",
-            "config/errors", "config/identity", "config/job", "zoos/recipe"]  # fmt: skip
+            "config/errors", "config/identity", "config/job", "config/sweep", "zoos/recipe"]  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
