@@ -74,11 +74,13 @@ def read_file(path: Path, trained: Trained, index: Sequence[int] = (), view: int
 
 
 def _from_state(path: Path, state: Mapping[str, Any], spec: NetworkSpec) -> Network:
+    found: NetworkSpec | None = None
+    why = ""
     try:
         found = infer_spec(state, spec.activation)
     except Broken as error:
-        found, why = None, str(error)
-    if found not in (None, spec):
+        why = str(error)
+    if found is not None and found != spec:
         raise _other(path, found, spec)
     try:
         features = WeightSpaceFeatures.from_state_dicts(spec, [state])  # a missing bias is one of zeros
@@ -92,7 +94,8 @@ def _from_state(path: Path, state: Mapping[str, Any], spec: NetworkSpec) -> Netw
 
 def _keys(state: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of a state dict, with one for each bias that it lacks."""
-    names, keys = [*state], []
+    names: list[str] = list(state)
+    keys: list[str] = []
     for name, following in zip(names, [*names[1:], None], strict=True):
         keys.append(name)
         if state[name].ndim > 1 and (following is None or state[following].ndim > 1):
@@ -103,7 +106,7 @@ def _keys(state: Mapping[str, Any]) -> tuple[str, ...]:
 def _from_zoo(path: Path, trained: Trained, index: Sequence[int], view: int | None) -> list[Network]:
     data, reader = read_zoo(path, advice="It was not changed."), trained.reader
     found = NetworkSpec.parse(data.manifest["spec"])
-    if found != reader.spec:
+    if found.layers != reader.spec.layers or (reader.recipe and found != reader.spec):  # classifiers mix activations
         raise _other(path, found, reader.spec)
     if not index:
         raise ValueError(
@@ -136,7 +139,7 @@ def _from_zoo(path: Path, trained: Trained, index: Sequence[int], view: int | No
     ]
 
 
-def _other(path: Path, found: NetworkSpec | None, spec: NetworkSpec) -> ValueError:
+def _other(path: Path, found: NetworkSpec, spec: NetworkSpec) -> ValueError:
     return ValueError(
         f"{path} holds a network {found}, and this model reads {spec} alone: it was trained on networks of that "
         "architecture. Train one on networks like yours (data/README.md says how they are imported)"

@@ -77,13 +77,13 @@ def load_trained(path: Path, encoder: Path | None = None) -> Trained:
         epochs = int(checkpoint["epoch"]) + 1
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file} lacks {error}, which every run's checkpoint has: give another one") from None
+    found: Trained | None = None
     if name == "inr2array_cls":
         found = _encoder_of(file, encoder or task.hparams["encoder"], task.hparams["encoder_hash"])
         autoencoder: Any = found.model
         model: nn.Module = build_latent_model(task, autoencoder.encoder.width)
         reader = found.reader
     else:
-        found = None
         if "reader" not in saved:
             raise ValueError(
                 f"{file} does not say how networks are prepared for its model (canonical form, standardisation): it "

@@ -1,7 +1,6 @@
 """scripts/predict.py on tiny runs: what it says of a zoo's networks is what the run said; what it refuses."""
 
 import csv
-import pickle
 import re
 import runpy
 from pathlib import Path
@@ -148,21 +147,21 @@ def test_edited_networks_are_those_of_the_run(composed, small, job, script, tmp_
     assert not torch.allclose(edited, zoo.tables.raw[at], atol=1e-5)
     assert (out / "mine-edited.png").read_bytes().startswith(b"\x89PNG")
     trained = load_trained(run.folder)
-    assert np.allclose(trained.reader.render(wanted[None]).numpy()[0], samples["edited"][0].clip(0, 1), atol=1e-5)
+    assert np.allclose(trained.reader.render(wanted[None]).numpy()[0], samples["edited"][0].clip(0, 1), atol=1e-4)
 
 
 def test_latents_are_those_that_the_classifier_reads(composed, small, job, script, tmp_path) -> None:
-    tiny = ("model=nft", "model.width=8", "model.num_blocks=1", "model.num_heads=2", "trainer.max_epochs=1")
-    first = ("task.num_latents=4", "task.decoder_width=8")
-    train.run(composed(*small, "task=inr2array", *tiny, *first), job("encoder"))
+    quick = [word for word in small if not word.startswith("model")] + ["model=nft"]
+    first = ("task=inr2array", "model.width=16", "model.num_blocks=1", "task.num_latents=4", "task.decoder_width=16")
+    train.run(composed(*quick, *first, "trainer.max_epochs=1"), job("encoder"))
     folder = job("encoder").folder
-    cfg = composed(*small, "task=inr2array_cls", "model=nft", f"encoder={folder}", "task.width=16", "task.num_heads=2",
-                   "task.ff_width=16", "trainer.max_epochs=2")  # fmt: skip
+    cfg = composed(*quick, "task=inr2array_cls", f"encoder={folder}", "task.width=16", "task.num_blocks=1",
+                   "task.ff_width=16")  # fmt: skip
     train.run(cfg, job("classes"))
     zoo, rows = loaded(cfg), rows_of(job("classes").folder)
     index = rows[0]["index"]
     lines = script(f"checkpoint={folder}", f"network={zoo.path}", f"index={index}", "view=0", f"out={tmp_path}")
-    assert "4 latent vectors of 8, written to" in lines[1]
+    assert "4 latent vectors of 16, written to" in lines[1]
     (file,) = tmp_path.glob("*-latents.npy")
     with h5py.File(job("classes").folder / "latents.h5") as kept:
         row = next(i for i in range(len(kept["index"])) if (kept["index"][i], kept["view"][i]) == (int(index), 0))
@@ -194,8 +193,7 @@ def test_what_is_refused(composed, small, job, script, tmp_path) -> None:
     zoo, best = loaded(cfg), run.folder / "checkpoints" / "best.ckpt"
     net = nn.Sequential(nn.Linear(2, 16), nn.Linear(16, 1))
     torch.save(net.state_dict(), tmp_path / "other.pth")
-    with (tmp_path / "evil.pth").open("wb") as handle:
-        pickle.dump({"a": Evil(tmp_path / "was_run")}, handle)
+    torch.save({"a": Evil(tmp_path / "was_run")}, tmp_path / "evil.pth")
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and no more")
     torch.save({name: value * torch.nan for name, value in Siren().state_dict().items()}, tmp_path / "nan.pth")
     torch.save(Siren().state_dict(), tmp_path / "fine.pth")
