@@ -231,8 +231,9 @@ def log_result(logger: WandbLogger | None, folder: RunFolder, summary: Mapping[s
     if rows:
         some = np.unique(np.linspace(0, len(rows) - 1, min(MOST_ROWS, len(rows))).astype(int))
         media["predictions"] = wandb.Table(columns=columns, data=[rows[i] for i in some])
-    if (samples := folder.path / "samples.npz").exists():
-        media["samples"] = [wandb.Image(image, caption=text) for image, text in _samples(samples, columns, rows)]
+    samples = _samples(folder.path / "samples.npz", columns, rows)
+    if images := [wandb.Image(image, caption=text) for image, text in samples]:
+        media["samples"] = images
     run.log({panel_key(task, name): value for name, value in media.items()})
     counts = ("best_epoch", "epochs", "params", "examples_seen", "wall_s", "peak_memory_mb")
     metrics = summary["metrics"]
@@ -259,7 +260,12 @@ def _number(text: str) -> int | float | str:
 
 
 def _samples(path: Path, columns: list[str], rows: list[list[Any]]) -> Iterator[tuple[Any, str]]:
-    """Test items as bytes (H, W) or (H, W, 3), what was made of them beside them, and what is known of each."""
+    """Test items as bytes (H, W) or (H, W, 3), what was made of them beside them, and what is known of each.
+
+    Nothing where there is no file, or one of something else than images.
+    """
+    if not path.exists():
+        return
     known = {tuple(row[:2]): dict(zip(columns, row, strict=True)) for row in rows}
     with np.load(path) as file:
         shown = [file[name] for name in ("images", "target", "edited") if name in file]

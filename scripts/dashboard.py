@@ -29,7 +29,7 @@ MOST_BARS = 50
 
 def read_tasks(folder: Path = TASKS) -> list[dict[str, Any]]:
     """The tasks, as their files in conf/task say them."""
-    return [dict(OmegaConf.load(file)) for file in sorted(folder.glob("*.yaml"))]  # type: ignore[arg-type]
+    return [dict(OmegaConf.load(file)) for file in sorted(folder.glob("*.yaml"))]
 
 
 def section(task: Mapping[str, Any], group_by: str) -> ws.Section:
