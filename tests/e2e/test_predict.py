@@ -29,6 +29,7 @@ def script(capsys):
     main = runpy.run_path(str(SCRIPT))["main"]
 
     def call(*words: object) -> list[str]:
+        capsys.readouterr()  # what was printed before
         main([str(word) for word in words])
         return capsys.readouterr().out.splitlines()
 
