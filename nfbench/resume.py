@@ -81,8 +81,10 @@ class RunState(Callback):
         self.restarts = int(state_dict.get("restarts", 0)) + 1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's identity."""
+        """Adds the run's identity, and how networks that are no part of the zoo become what the model reads."""
         checkpoint[KEY] = {"seed": self.seed, **self.identity}
+        if hasattr(zoo := trainer.datamodule, "reader"):  # type: ignore[attr-defined]  # Lightning sets it
+            checkpoint[KEY]["reader"] = zoo.reader.to_plain()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -32,7 +32,7 @@ from nfbench.config.job import Job
 from nfbench.machine import commit, device_type, machine, peak_memory_mb, reset_peak_memory, versions
 from nfbench.report.run_folder import RunFolder
 from nfbench.resume import AtomicCheckpointIO, RunState, check_same_run, read_checkpoint
-from nfbench.tracking import MetricsCSV, wandb_logger
+from nfbench.tracking import MetricsCSV, WandbView, log_protocol, log_result, wandb_logger
 
 log = logging.getLogger(__name__)
 SIZES = ("tiny", "cpu", "full")
@@ -71,8 +71,7 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
             return done
         start = checkpoint_to_start_from(cfg, folder, me)
         job.write_hydra_files(cfg)
-        about = {"task": cfg.task.name, "model": cfg.model.name, "zoo": cfg.zoo.name, "seed": cfg.seed, "config": me}
-        with wandb_logger(cfg.logger, job.folder, about) as wandb_run:
+        with wandb_logger(cfg, job) as wandb_run:
             return _run(cfg, job, folder, me, start, wandb_run, report)
 
 
@@ -137,7 +136,7 @@ def _run(
     same: dict[str, Any] = {"dirpath": checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": True}
     best = ModelCheckpoint(filename="best", monitor=cfg.task.monitor, mode=cfg.task.mode, **same)
     last = ModelCheckpoint(filename="last", **same)
-    shown = progress(cfg)
+    shown = [WandbView(cfg.task.name, job.folder), *progress(cfg)]
     trainer = build_trainer(
         cfg.trainer,
         enable_progress_bar=any(isinstance(each, EpochBar) for each in shown),
@@ -149,6 +148,7 @@ def _run(
         enable_model_summary=False,
     )
     params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    log_protocol(wandb_run, {**getattr(zoo, "protocol", {}), "params": params})
     where = f"{torch.get_num_threads()} CPU threads" if device_type(trainer) == "cpu" else device_type(trainer)
     log.info("%s (%s parameters) on %s, %s, seed %d", cfg.model.name, f"{params:,}", cfg.zoo.name, where, cfg.seed)
     trainer.fit(task, datamodule=zoo, ckpt_path=start, weights_only=True)
@@ -198,8 +198,7 @@ def _run(
     }
     folder.write_summary(summary)  # before the picture: whatever happens there, the result is kept
     summary = draw(report, folder, summary)
-    if wandb_run is not None and summary["picture"]:
-        wandb_run.log_image("test/picture", [str(folder.path / summary["picture"])])
+    log_result(wandb_run, folder, summary)
     log.info("%s", result_line(summary, folder))
     return summary
 

@@ -22,6 +22,7 @@ class Job:
         overrides: the overrides of this run, such as `seed=1`.
         sweep: whether it is one of several.
         hydra_yaml: Hydra's own config, for `.hydra/hydra.yaml`.
+        tuning: whether an optimiser of hyper-parameters chose the overrides.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class Job:
     overrides: tuple[str, ...]
     sweep: bool
     hydra_yaml: str
+    tuning: bool = False
 
     def write_hydra_files(self, cfg: DictConfig) -> None:
         """Writes `.hydra/{config,overrides,hydra}.yaml`, the files that Hydra's own tools look for."""
@@ -51,6 +53,7 @@ def current_job() -> Job:
         overrides=overrides,
         sweep=sweep,
         hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra, resolve=False)})),
+        tuning=sweep and "optuna" in str(hydra.sweeper.get("_target_")),
     )
 
 

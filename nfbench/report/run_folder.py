@@ -63,6 +63,17 @@ class RunFolder:
             handle.flush()
             yield
 
+    def in_use(self) -> bool:
+        """Whether a process holds this folder now; it is not held by asking."""
+        try:
+            with (self.path / ".lock").open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
     @property
     def shown(self) -> str:
         """The path as a person would type it from here."""

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from nfbench.weightspace import Mixup, NetworkSpec, WeightSpaceFeatures, ZooBatch
 from nfbench.zoos.augmentation import Augmentation
+from nfbench.zoos.reader import NetworkReader
 from nfbench.zoos.sampler import OrderedSampler, ViewSampler
 from nfbench.zoos.splits import Split, nested_parts
 from nfbench.zoos.store import ZooData, fingerprint, read_zoo
@@ -149,6 +150,11 @@ class ClassifierZoo(lightning.LightningDataModule):
         if self._tables is None:
             raise ValueError("the zoo is not loaded yet: call prepare_data() and setup() first.")
         return self._tables
+
+    @property
+    def reader(self) -> NetworkReader:
+        """How other networks become what a model of this zoo reads; after `setup`."""
+        return NetworkReader(self.spec, self.tables.mean, self.tables.std)
 
     @property
     def split(self) -> Split:

@@ -17,6 +17,7 @@ from nfbench.zoos.build import ZooPlan, open_zoo
 from nfbench.zoos.edits import EditedImages, cached_edit, edits_for
 from nfbench.zoos.fit import pixel_grid, render_flat
 from nfbench.zoos.images import SOURCES, load_images
+from nfbench.zoos.reader import NetworkReader
 from nfbench.zoos.render import pixel_errors
 from nfbench.zoos.sampler import OrderedSampler, ViewSampler
 from nfbench.zoos.store import ZooData
@@ -153,6 +154,14 @@ class InrZoo(lightning.LightningDataModule):
         if self._tables is None:
             raise ValueError("the zoo is not loaded yet: call prepare_data() and setup() first.")
         return self._tables
+
+    @property
+    def reader(self) -> NetworkReader:
+        """How other networks become what a model of this zoo reads; after `setup`."""
+        tables, shape = self.tables, self.image_shape
+        if getattr(self, "no_picture", None) or self.spec.sizes[0] != 2:
+            shape = (0, 0, 0)
+        return NetworkReader(self.spec, tables.mean, tables.std, self.canonicalize, self.recipe, shape)
 
     def train_dataloader(self) -> DataLoader[ZooBatch]:
         sampler = ViewSampler(self.tables.train_rows, self.batch_size, self.views_per_epoch, self.seed)
