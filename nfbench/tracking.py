@@ -26,7 +26,7 @@ from nfbench.wandb_runs import CELL, flatten, has_key, panel_key
 MODES = ("disabled", "offline", "online")
 DATA_DIR = "WANDB_DATA_DIR"
 MOST_ROWS = 200  # of a table of predictions
-ELSEWHERE = ("logger", "rerun", "task", "model", "zoo", "trainer")  # keys of the config that `flatten` is not to show
+ELSEWHERE = ("logger", "sweep", "rerun", "task", "model", "zoo", "trainer")  # keys of the config that `flatten` is not to show
 X_AXIS = "trainer/global_step"
 
 
@@ -111,7 +111,7 @@ class WandbView(Callback):
         metrics = self._own({name: float(value) for name, value in trainer.callback_metrics.items()})
         step = trainer.global_step - 1  # as Lightning counts for the same epoch
         logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
-        frames = getattr(pl_module, "frames", ())
+        frames: Any = getattr(pl_module, "frames", ())
         if len(frames) > self._frames:
             self._frames = len(frames)
             logger.log_image(panel_key(self.task, "frames"), [np.squeeze(frames[-1])], step=step)

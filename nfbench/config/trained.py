@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from nfbench.config.build import build_latent_model, build_model, get_class
@@ -92,8 +92,7 @@ def load_trained(path: Path, encoder: Path | None = None) -> Trained:
         reader = NetworkReader.from_plain(saved.pop("reader"))
         w0 = reader.recipe.w0_hidden if reader.recipe else 30.0  # of a start that the loaded weights replace
         latents = task.latents(w0) if hasattr(task, "latents") else None
-        config = OmegaConf.create(saved["model"])
-        model = build_model(config, spec=reader.spec, out_dim=task.out_dim, latents=latents)
+        model = build_model(DictConfig(saved["model"]), spec=reader.spec, out_dim=task.out_dim, latents=latents)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
