@@ -1,10 +1,12 @@
 """Train and test one model on one task: `python run.py task=inr_cls model=nft`; `--help` lists the choices."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
 from nfbench.config import errors, register
-from nfbench.config.job import current_job, validation_metric
+from nfbench.config.job import current_job, flags_first, validation_metric
 
 register()
 
@@ -18,5 +20,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = flags_first(sys.argv[1:])
     with errors.one_screen():
         main()

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ def current_job() -> Job:
         hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra, resolve=False)})),
         tuning=sweep and "optuna" in str(hydra.sweeper.get("_target_")),
     )
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """A command line with -m before the overrides: argparse takes overrides from one side of it only."""
+    flags = [word for word in words if word in ("-m", "--multirun")]
+    return [*flags[:1], *(word for word in words if word not in flags)]
 
 
 def validation_metric(summary: Mapping[str, Any]) -> float | None:

@@ -94,7 +94,7 @@ def test_trainer_flags_pass_through(cli, small, tmp_path) -> None:
 
 
 def test_the_same_sweep_again_skips_what_is_finished(cli, small, tmp_path) -> None:
-    sweep = ["-m", *small, "seed=range(2)"]
+    sweep = [small[0], "-m", *small[1:], "seed=range(2)"]  # -m may stand anywhere
     first = cli(*sweep)
     assert first.returncode == 0, first.stderr
     folder = only(tmp_path, "outputs/multirun/*")
