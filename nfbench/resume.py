@@ -8,8 +8,11 @@
 import os
 import pickle
 import random
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,6 +28,29 @@ from nfbench.config.identity import differences
 KEY = "nfbench"  # where a checkpoint carries its config
 
 
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Keeps handlers of signals that stop a run (time is over, Ctrl-C) until the end of what must not be cut in two.
+
+    They raise an exception wherever they find the program, and a file writer that is cut in two raises another one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread only
+        return
+    caught: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: caught.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(caught):
+            signal.raise_signal(number)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint in its own folder and renames it; Lightning's own way copies across file systems."""
 
@@ -34,11 +60,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
         try:
-            with temporary.open("wb") as handle:
-                torch.save(checkpoint, handle)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, target)
+            with signals_wait():
+                with temporary.open("wb") as handle:
+                    torch.save(checkpoint, handle)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                os.replace(temporary, target)
         except OSError:
             temporary.unlink(missing_ok=True)  # half a file would only fill the disk further
             raise
@@ -129,7 +156,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}: give the path of a last.ckpt or best.ckpt") from None
     except (RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first.partition(" In PyTorch 2.6")[0]  # what follows recommends to load it unsafely
         raise ValueError(
             f"{path} cannot be read as a checkpoint ({reason}). It is damaged, or no checkpoint at all. It was left as "
             "it is: move it away to start anew, or give another one with ckpt_path=..."

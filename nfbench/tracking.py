@@ -26,7 +26,8 @@ from nfbench.wandb_runs import CELL, flatten, has_key, panel_key
 MODES = ("disabled", "offline", "online")
 DATA_DIR = "WANDB_DATA_DIR"
 MOST_ROWS = 200  # of a table of predictions
-ELSEWHERE = ("logger", "sweep", "rerun", "task", "model", "zoo", "trainer")  # keys of the config that `flatten` is not to show
+# Keys of the config that `flatten` is not to show.
+ELSEWHERE = ("logger", "sweep", "rerun", "task", "model", "zoo", "trainer")
 X_AXIS = "trainer/global_step"
 
 

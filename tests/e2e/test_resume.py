@@ -1,6 +1,8 @@
 """A run that was stopped goes on as if it had not been: the final weights are equal to the bit."""
 
 import csv
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from nfbench import train
 from nfbench.report.run_folder import RunFolder
-from nfbench.resume import KEY, RunState, read_checkpoint
+from nfbench.resume import KEY, AtomicCheckpointIO, RunState, read_checkpoint
 
 # Everything that draws random numbers or keeps state is on.
 EVERYTHING = [
@@ -202,3 +204,26 @@ def test_a_loss_that_is_no_number_stops_the_run(composed, small, job, monkeypatc
     with pytest.raises(ValueError, match=r"training loss is nan.*lower task\.lr"):
         train.run(composed(*small), job("nan"))
     assert not (job("nan").folder / "checkpoints").exists()
+
+
+def test_a_signal_does_not_cut_a_checkpoint_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    seen: list[bool] = []
+
+    def stop(number: int, frame: object) -> None:
+        seen.append(path.exists())
+        raise SystemExit(1)
+
+    def flush(descriptor: int) -> None:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert not seen, "in the middle of the file"
+
+    before = signal.signal(signal.SIGUSR2, stop)
+    monkeypatch.setattr(os, "fsync", flush)
+    try:
+        with pytest.raises(SystemExit):
+            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(3)}, path)
+    finally:
+        assert signal.signal(signal.SIGUSR2, before) is stop
+    assert seen == [True], "once, when the file was there"
+    assert torch.load(path, weights_only=True)["weights"].shape == (3,)
