@@ -47,8 +47,8 @@ def signals_wait() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in dict.fromkeys(caught):
-            signal.raise_signal(number)
+        for late in dict.fromkeys(caught):
+            signal.raise_signal(late)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
