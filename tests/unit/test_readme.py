@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nfbench.report.edit_table import edit_table
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| ([\d.]+) ± ([\d.]+) \| ([\d, .]+) \| (\d+) s \| (\d+) MB \|", re.MULTILINE)
@@ -134,3 +136,12 @@ def test_the_tables_of_tickets_are_what_the_results_say():
                 assert float(std) == pytest.approx(statistics.stdev(accs), abs=0.051)
             seen += len(mine)
     assert seen == len(results) >= 4, "a published run is in no row"
+
+
+def test_the_tables_of_edits_are_what_the_results_say():
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / "results" / "inr_edit").glob("*.json"))]
+    text = (ROOT / "docs" / "inr_edit.md").read_text()
+    tables = edit_table(results).split("\n\n**")
+    assert len(tables) == 2, "MNIST and CIFAR-10"
+    for table in tables:
+        assert table.removeprefix("**") in text
