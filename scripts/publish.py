@@ -35,6 +35,8 @@ def publish(folder: Path, results: Path = RESULTS) -> Path:
             f"{source} lacks {', '.join(missing)}: published results say all that nfbench/report/results.py lists. "
             "Add rerun=true to the run's command to make it again"
         )
+    if summary.get("slurm"):
+        del summary["slurm"]["node"]  # the name of somebody's machine
     target = results / summary["task"] / f"{folder.name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(summary, indent=1) + "\n")

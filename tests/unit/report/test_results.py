@@ -115,6 +115,10 @@ def test_publish_refuses_a_summary_that_lacks_a_field(tmp_path):
     folder = write_run(tmp_path / "run")
     target = script.publish(folder, tmp_path / "results")
     assert json.loads(target.read_text()) == json.loads((folder / "summary.json").read_text())
+    job = {"job_id": "3", "node": "somebodys", "restarts": 0}
+    (folder / "summary.json").write_text(json.dumps(summary(slurm=job)))
+    published = json.loads(script.publish(folder, tmp_path / "results").read_text())
+    assert published["slurm"] == {"job_id": "3", "restarts": 0}, "no names of machines"
     thin = summary()
     del thin["versions"]
     (folder / "summary.json").write_text(json.dumps(thin))
