@@ -1,5 +1,6 @@
 """Our launchers. Hydra takes plugins from this namespace only; what they do is in nfbench/config/sweep.py."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
 
-from nfbench.config.sweep import SweepLauncher, SweepRun, in_submitit_job, run_here, run_with_submitit, typed_command
+from nfbench.config.sweep import SweepLauncher, SweepRun, in_submitit_job, run_here, run_with_submitit
 
 
 class LocalLauncher(SweepLauncher, BasicLauncher):
@@ -35,37 +36,27 @@ except ImportError:  # the extra `slurm` is not installed: launcher=slurm says s
     pass
 else:
 
-    class SlurmLauncher(SweepLauncher, _Slurm):
+    class _Submitit(SweepLauncher):
+        """What both launchers through submitit have."""
+
+        def setup(self, **given: Any) -> None:
+            """Keeps what was typed: a job's process must believe that it was started so."""
+            super().setup(**given)
+            self.argv = list(sys.argv)
+
+        def start(self, runs: Sequence[SweepRun]) -> None:
+            """See `run_with_submitit`."""
+            run_with_submitit(self, runs, self._EXECUTOR)
+
+        def __call__(self, *arguments: Any) -> Any:
+            """In the job."""
+            return in_submitit_job(self, super().__call__, arguments)
+
+    class SlurmLauncher(_Submitit, _Slurm):
         """One Slurm array for all runs that are not finished."""
 
-        def setup(self, **given: Any) -> None:
-            """Keeps what was typed."""
-            super().setup(**given)
-            self.argv = typed_command()
-
-        def start(self, runs: Sequence[SweepRun]) -> None:
-            """See `run_with_submitit`."""
-            run_with_submitit(self, runs, self._EXECUTOR)
-
-        def __call__(self, *arguments: Any) -> Any:
-            """In the job."""
-            return in_submitit_job(self, super().__call__, arguments)
-
-    class SubmititLocalLauncher(SweepLauncher, _Local):
+    class SubmititLocalLauncher(_Submitit, _Local):
         """Processes on this machine, a few at a time: what Slurm would do, without it."""
-
-        def setup(self, **given: Any) -> None:
-            """Keeps what was typed."""
-            super().setup(**given)
-            self.argv = typed_command()
-
-        def start(self, runs: Sequence[SweepRun]) -> None:
-            """See `run_with_submitit`."""
-            run_with_submitit(self, runs, self._EXECUTOR)
-
-        def __call__(self, *arguments: Any) -> Any:
-            """In the job."""
-            return in_submitit_job(self, super().__call__, arguments)
 
     @dataclass
     class SubmititLocalConf(LocalQueueConf):

@@ -326,8 +326,3 @@ def _shown_metric(run: SweepRun) -> str:
 def _first_line(error: Exception | None) -> str:
     text = explain(error) if isinstance(error, Exception) and not isinstance(error, RunFailed) else str(error)
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def typed_command() -> list[str]:
-    """What a job's process must believe it was started with."""
-    return list(sys.argv)
