@@ -82,7 +82,12 @@ def find_offline_runs(top: Path) -> list[OfflineRun]:
     """All offline runs below a folder; those of one run folder in the order of their start."""
     found = []
     for wandb_folder in sorted({file.parents[1] for file in top.rglob("wandb/offline-run-*/run-*.wandb")}):
-        files = sorted(wandb_folder.glob("offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
+        files = sorted(wandb_folder.glob("offline-run-*/run-*.wandb"), key=_start)
         run = RunFolder(wandb_folder.parent)
         found += [OfflineRun(file.parent, file, run, superseded=file != files[-1]) for file in files]
     return found
+
+
+def _start(file: Path) -> tuple[str, int]:
+    """The second in which a run began, from its folder's name; of two within one, the time of its last record."""
+    return file.parent.name.rpartition("-")[0], file.stat().st_mtime_ns

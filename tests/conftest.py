@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from nfbench import train
 from nfbench.config import register
 from nfbench.config.job import Job
+from nfbench.resume import RunState, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +61,46 @@ def job(tmp_path: Path) -> Callable[[str], Job]:
         return Job(folder, "python run.py", (), sweep=False, hydra_yaml="hydra: {}\n")
 
     return make
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """stop(cfg, job, epoch, batch) trains until just before that batch, where the run dies."""
+
+    def run(cfg: DictConfig, job: Job, epoch: int, batch: int) -> None:
+        original = RunState.on_train_batch_start
+
+        def hook(self: RunState, trainer: Any, pl_module: Any, given: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (epoch, batch):
+                raise Stopped
+            original(self, trainer, pl_module, given, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunState, "on_train_batch_start", hook)
+            with pytest.raises(Stopped):
+                train.run(cfg, job)
+
+    return run
+
+
+@pytest.fixture
+def assert_same_run() -> Callable[[Path, Path], None]:
+    """assert_same_run(one, other): two run folders, their last and best weights to the bit, metrics and predictions."""
+
+    def check(one: Path, other: Path) -> None:
+        for name in ("last", "best"):
+            a, b = (read_checkpoint(p / "checkpoints" / f"{name}.ckpt")["state_dict"] for p in (one, other))
+            assert a.keys() == b.keys()
+            for key in a:
+                assert torch.equal(a[key], b[key]), (name, key)
+        for name in ("metrics.csv", "predictions.csv"):
+            assert (one / name).read_text() == (other / name).read_text(), name
+
+    return check
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from nfbench import train
 from nfbench.config.build import build_model, build_zoo
 from nfbench.config.encoder import load_encoder
-from nfbench.resume import RunState, read_checkpoint
+from nfbench.resume import read_checkpoint
 from nfbench.weightspace import NetworkSpec, NeuronPermutation, WeightSpaceFeatures
 
 SMALL_NFT = ["model=nft", "model.width=16", "model.num_blocks=1"]
@@ -107,21 +107,6 @@ def test_it_learns(composed, quick, job) -> None:
     assert summary["metrics"]["test/acc"] > 0.3  # of 134 networks; chance is 0.1
 
 
-class Stopped(Exception):
-    """Stands for whatever ends a process."""
-
-
-def stop_at(monkeypatch, epoch: int) -> None:
-    original = RunState.on_train_batch_start
-
-    def hook(self, trainer, pl_module, batch, batch_idx) -> None:
-        if (trainer.current_epoch, batch_idx) == (epoch, 1):
-            raise Stopped
-        original(self, trainer, pl_module, batch, batch_idx)
-
-    monkeypatch.setattr(RunState, "on_train_batch_start", hook)
-
-
 EVERYTHING = {
     "inr2array": ["task.joint_weight=0.1", "task.additive=true", "task.decoder=simple", "model.dropout=0.1",
                   "zoo.augment_permute=true", "zoo.augment_noise=0.1"],
@@ -130,24 +115,16 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("step", EVERYTHING)
-def test_resume_is_exact(composed, quick, job, monkeypatch, encoder, step: str) -> None:
+def test_resume_is_exact(composed, quick, job, stop, assert_same_run, encoder, step: str) -> None:
     words = FIRST if step == "inr2array" else [*SECOND, f"encoder={encoder}"]
     cfg = composed(*quick, *words, *EVERYTHING[step], "task.ema_decay=0.9", "trainer.max_epochs=4")
     whole, part = job("whole"), job("part")
     summary = train.run(cfg, whole)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 2)
-        with pytest.raises(Stopped):
-            train.run(cfg, part)
+    stop(cfg, part, 2, 1)
     again = train.run(cfg, part)
     assert again["metrics"] == summary["metrics"]
     assert again["examples_seen"] == summary["examples_seen"] == 4 * 40
-    for name in ("last", "best"):
-        one, other = (read_checkpoint(j.folder / "checkpoints" / f"{name}.ckpt")["state_dict"] for j in (whole, part))
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
-    for name in ("metrics.csv", "predictions.csv"):
-        assert (whole.folder / name).read_text() == (part.folder / name).read_text()
+    assert_same_run(whole.folder, part.folder)
 
 
 def test_averaged_weights_are_the_encoder(composed, quick, job) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from nfbench import train
 from nfbench.config.build import build_task, build_zoo
-from nfbench.resume import RunState, read_checkpoint
 from nfbench.tasks.inr_edit import InrEditing
 from nfbench.weightspace import WeightSpaceFeatures, render
 from nfbench.zoos.edits import edit_images, to_bytes
@@ -107,35 +106,16 @@ def test_it_learns_and_cannot_from_shuffled_targets(composed, quick, job, monkey
     assert right["test/mse"] < 0.8 * wrong["test/mse"]
 
 
-class Stopped(Exception):
-    """Stands for whatever ends a process."""
-
-
-def test_resume_is_exact(composed, quick, job, monkeypatch) -> None:
+def test_resume_is_exact(composed, quick, job, stop, assert_same_run) -> None:
     more = ["model.dropout=0.1", "model.permute=true", "task.ema_decay=0.9", "task.warmup_steps=1",
             "trainer.max_epochs=4", "zoo.augment_permute=true", "zoo.augment_noise=0.1"]  # fmt: skip
     cfg = composed(*quick, *more)
     whole, part = job("whole"), job("part")
     summary = train.run(cfg, whole)
-    original = RunState.on_train_batch_start
-
-    def stop(self, trainer, pl_module, batch, batch_idx) -> None:
-        if (trainer.current_epoch, batch_idx) == (2, 1):
-            raise Stopped
-        original(self, trainer, pl_module, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunState, "on_train_batch_start", stop)
-        with pytest.raises(Stopped):
-            train.run(cfg, part)
+    stop(cfg, part, 2, 1)
     again = train.run(cfg, part)
     assert again["metrics"] == summary["metrics"]
-    for name in ("last", "best"):
-        one, other = (read_checkpoint(j.folder / "checkpoints" / f"{name}.ckpt")["state_dict"] for j in (whole, part))
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
-    for name in ("metrics.csv", "predictions.csv"):
-        assert (whole.folder / name).read_text() == (part.folder / name).read_text()
+    assert_same_run(whole.folder, part.folder)
     with np.load(whole.folder / "samples.npz") as one, np.load(part.folder / "samples.npz") as other:
         assert len(one["frames"]) == 4
         assert all(np.array_equal(one[name], other[name]) for name in one)

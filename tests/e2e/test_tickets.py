@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from nfbench import train
 from nfbench.config.build import build_zoo
-from nfbench.resume import RunState, read_checkpoint
 from nfbench.tasks import WinningTickets
 from nfbench.tasks.tickets import COLUMNS, CUTS, SOURCES
 
@@ -66,33 +64,16 @@ def test_a_run_and_its_curve(composed, quick, job, monkeypatch, capsys) -> None:
     assert (folder / "curve.png").stat().st_size > 10_000
 
 
-class Stopped(Exception):
-    """Stands for whatever ends a process."""
-
-
 @pytest.mark.parametrize("model", ["nfn_np", "nft"])
-def test_resume_is_exact(composed, quick, job, monkeypatch, model) -> None:
+def test_resume_is_exact(composed, quick, job, stop, assert_same_run, model) -> None:
     cfg = composed(*quick, f"model=vae/{model}", "model.num_heads=2", "task.ema_decay=0.9", "task.schedule=cosine")
     whole, part = job("whole"), job("part")
     summary = train.run(cfg, whole)
-    original = RunState.on_train_batch_start
-
-    def stop(self, trainer, pl_module, batch, batch_idx) -> None:
-        if (trainer.current_epoch, batch_idx) == (2, 1):
-            raise Stopped
-        original(self, trainer, pl_module, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunState, "on_train_batch_start", stop)
-        with pytest.raises(Stopped):
-            train.run(cfg, part)
+    stop(cfg, part, 2, 1)
     again = train.run(cfg, part)
     assert again["metrics"] == summary["metrics"]
     assert again["examples_seen"] == summary["examples_seen"] == 3 * 12
-    one, other = (read_checkpoint(j.folder / "checkpoints" / "last.ckpt")["state_dict"] for j in (whole, part))
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    for name in ("metrics.csv", "predictions.csv"):
-        assert (whole.folder / name).read_text() == (part.folder / name).read_text()
+    assert_same_run(whole.folder, part.folder)
 
 
 def test_it_learns_where_tickets_keep_their_weights(composed, quick, job) -> None:

@@ -13,7 +13,6 @@ from offline_wandb import Offline, read_offline
 from PIL import Image
 
 from nfbench import train
-from nfbench.resume import RunState
 from nfbench.wandb_runs import find_offline_runs
 
 
@@ -141,23 +140,9 @@ def test_an_editing_run_has_frames_and_the_animation(composed, offline, job) -> 
     assert found.summary["inr_edit/test/mse"] == found.summary["test/mse"]
 
 
-class Stopped(Exception):
-    """Stands for whatever ends a process."""
-
-
-def test_a_resumed_run_tells_its_earlier_epochs_again(composed, offline, job, monkeypatch) -> None:
+def test_a_resumed_run_tells_its_earlier_epochs_again(composed, offline, job, stop) -> None:
     run, cfg = job("part"), composed(*offline, "trainer.max_epochs=4")
-    original = RunState.on_train_batch_start
-
-    def stop(self, trainer, pl_module, batch, batch_idx) -> None:
-        if (trainer.current_epoch, batch_idx) == (2, 1):
-            raise Stopped
-        original(self, trainer, pl_module, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunState, "on_train_batch_start", stop)
-        with pytest.raises(Stopped):
-            train.run(cfg, run)
+    stop(cfg, run, 2, 1)
     train.run(cfg, run)
     first, second = runs_in(run.folder)
     assert (first.exit_code, second.exit_code) == (1, 0)
