@@ -1,4 +1,4 @@
-"""Copies summaries of finished runs, without weights, to results/<task>/<name>.json: published numbers are read there.
+"""Copies summaries and curves of finished runs, without weights, to results/<task>/<name>.json: tables read them there.
 
 python scripts/publish.py outputs/inr_cls/nft-siren_digits-seed0-1a2b3c4d ...
 
@@ -6,6 +6,7 @@ A summary has to say all that a result says (nfbench/report/results.py lists the
 """
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
@@ -37,10 +38,22 @@ def publish(folder: Path, results: Path = RESULTS) -> Path:
         )
     if summary.get("slurm"):
         del summary["slurm"]["node"]  # the name of somebody's machine
+    if curves := read_curves(folder / "metrics.csv"):
+        summary["curves"] = curves
     target = results / summary["task"] / f"{folder.name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(summary, indent=1) + "\n")
     return target
+
+
+def read_curves(path: Path) -> dict[str, list[float | None]]:
+    """What `metrics.csv` says of training and validation: for each column a value an epoch, None where it has none."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    names = [name for name in (rows[0] if rows else ()) if name.startswith(("train/", "val/"))]
+    return {name: [float(row[name]) if row[name] else None for row in rows] for name in names}
 
 
 if __name__ == "__main__":

@@ -102,6 +102,18 @@ class NfnGatedConfig(ModelConfig):
 
 
 @dataclass
+class GmnConfig(ModelConfig):
+    """`nfbench.models.gmn.GMN`."""
+
+    width: int = MISSING
+    num_rounds: int = MISSING
+    num_functions: int = MISSING
+    sign: bool | None = MISSING
+    head_width: int = MISSING
+    head_dropout: float = MISSING
+
+
+@dataclass
 class Inr2ArrayEncoderConfig(ModelConfig):
     """`nfbench.models.inr2array.Inr2ArrayEncoder`."""
 
@@ -148,6 +160,7 @@ MODEL_SCHEMAS: dict[str, type[ModelConfig]] = {
     "nfn": NfnConfig,
     "nfn_res": ResNfnConfig,
     "nfn_gated": NfnGatedConfig,
+    "gmn": GmnConfig,
     "nft": NftConfig,
     "inr2array": Inr2ArrayEncoderConfig,
     "mlp": MlpConfig,

@@ -138,7 +138,7 @@ class ModelEncoder(nn.Module):
         if getattr(model, "symmetry", None) != "invariant" or not hasattr(model, "readout"):
             raise ValueError(
                 f"{type(model).__name__} cannot be an encoder: it has no equivariant layers before its output. Models "
-                "that have: nft, nfn_np, nfn_hnp, nfn_pt, nfn_res, nfn_gated, and inr2array"
+                "that have: nft, nfn_np, nfn_hnp, nfn_pt, nfn_res, nfn_gated, gmn, and inr2array"
             )
         if num_latents < 1:
             raise ValueError(f"num_latents must be at least 1, got {num_latents}")

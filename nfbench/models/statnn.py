@@ -32,7 +32,7 @@ class StatNN(nn.Module):
         if out_dim is None:
             raise ValueError(
                 "StatNN cannot edit networks: its statistics don't say which weight is which; choose nfn_np, nfn_hnp, "
-                "nfn_pt, nfn_res, nfn_gated, nft or mlp"
+                "nfn_pt, nfn_res, nfn_gated, gmn, nft or mlp"
             )
         self.statistics = StatFeaturizer(spec)
         self.head = MLPHead(self.statistics.num_outputs, out_dim, width, dropout=dropout)

@@ -24,7 +24,7 @@ from nfbench.zoos.store import ZooData
 from nfbench.zoos.tables import ZooBatches, ZooTables
 
 EVAL_VIEWS = ("one", "all")
-STANDARDIZE = ("none", "layer")
+STANDARDIZE = ("none", "layer", "scale")
 
 
 class InrZoo(lightning.LightningDataModule):
@@ -196,7 +196,7 @@ class InrZoo(lightning.LightningDataModule):
     def raw_weights(self, features: WeightSpaceFeatures) -> Tensor:
         """Weights (B, T) of the networks of a batch, without the standardisation."""
         flat = features.flatten()[..., 0]
-        if self.standardize == "layer":
+        if self.standardize != "none":
             flat = flat * self.tables.std.to(flat) + self.tables.mean.to(flat)
         return flat
 

@@ -45,7 +45,8 @@ class SirenZoo(InrZoo):
         augment_mixup: alpha of the Beta distribution in whose shares pairs of networks are averaged; targets are class
             probabilities (B, num_classes) then; approximate; 0: off.
         standardize: ``layer``: subtract mean and divide by standard deviation of each weight and bias tensor, two
-            numbers a tensor, measured on (canonical) training networks without augmentation; ``none``.
+            numbers a tensor, measured on (canonical) training networks without augmentation; ``scale``: only divide, by
+            the root of the mean square, which keeps zero and signs; ``none``.
         batch_size, eval_batch_size: networks a batch in training; in validation and testing.
         views_per_epoch: how many views of each training image an epoch visits.
         seed: of the order of batches, the choice of views and the augmentations.

@@ -43,14 +43,17 @@ class ZooTables:
             ready = torch.cat([self._canonical(part).flatten()[..., 0] for part in self._parts(self.raw)])
         self.mean = torch.zeros(self.raw.shape[1], device=device)
         self.std, self.spread = torch.ones_like(self.mean), torch.zeros_like(self.mean)
-        if zoo.standardize == "layer" or self.augment.noise:
+        if zoo.standardize != "none" or self.augment.noise:
             train = ready[torch.from_numpy(self.train_rows.ravel()).to(device)].double()
             for where in self.spec.scalar_slices():
                 self.spread[where] = float(train[:, where].std(correction=0))
                 if zoo.standardize == "layer":
                     self.mean[where] = train[:, where].mean().float()
-        if zoo.standardize == "layer":
-            self.std = torch.where(self.spread > 1e-6, self.spread, 1.0)  # a tensor of one value is only shifted
+                elif zoo.standardize == "scale":
+                    self.std[where] = train[:, where].square().mean().sqrt().float()
+        if zoo.standardize != "none":
+            std = self.spread if zoo.standardize == "layer" else self.std
+            self.std = torch.where(std > 1e-6, std, 1.0)  # a tensor of one value is only shifted
             ready = (ready - self.mean) / self.std
         self.ready = ready
 

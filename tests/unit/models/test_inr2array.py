@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nfbench.layers import CrossAttentionPool
-from nfbench.models import NFN, NFT, FlatMLP, NFNGated, ResNFN, StatNN
+from nfbench.models import GMN, NFN, NFT, FlatMLP, NFNGated, ResNFN, StatNN
 from nfbench.models.decoder import SirenDecoder
 from nfbench.models.inr2array import BLOCKS, Inr2Array, Inr2ArrayEncoder, LatentAutoencoder, ModelEncoder
 from nfbench.models.latent import LatentTransformer
@@ -254,6 +254,7 @@ READERS = {
     "NFN hnp": lambda spec: NFN(spec, 1, "hnp", widths=[8], fourier_size=4, head_width=4),
     "ResNFN": lambda spec: ResNFN(spec, 1, width=8, fourier_size=4, head_width=4),
     "NFNGated": lambda spec: NFNGated(spec, 1, width=8, num_blocks=1, head_width=4),
+    "GMN": lambda spec: GMN(spec, 1, width=8, num_rounds=2, head_width=4),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nfbench import models
-from nfbench.models import NFN, NFT, FlatMLP, NFNGated, ResNFN, StatNN
+from nfbench.models import GMN, NFN, NFT, FlatMLP, NFNGated, ResNFN, StatNN
 from nfbench.weightspace import NetworkSpec, NeuronPermutation, random_features
 from nfbench.weightspace.testing import assert_equivariant, assert_invariant, assert_not_equivariant
 
@@ -28,6 +28,8 @@ BUILD = {
     ),
     "NFNGated": lambda spec, out=4: NFNGated(spec, out, width=8, num_blocks=2, head_width=16),
     "NFNGated hnp": lambda spec, out=4: NFNGated(spec, out, "hnp", width=8, num_blocks=1, head_width=16),
+    "GMN": lambda spec, out=4: GMN(spec, out, width=8, num_rounds=2, head_width=16),
+    "GMN unsigned": lambda spec, out=4: GMN(spec, out, width=8, num_rounds=2, sign=False, head_width=16),
     "ResNFN": lambda spec, out=4: ResNFN(spec, out, width=8, num_layers=3, fourier_size=8, head_width=16),
     "ResNFN hnp": lambda spec, out=4: ResNFN(spec, out, "hnp", width=8, fourier_size=8, io="none", head_width=16),
     "StatNN": lambda spec, out=4: StatNN(spec, out, width=16),

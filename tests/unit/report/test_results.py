@@ -115,6 +115,8 @@ def test_publish_refuses_a_summary_that_lacks_a_field(tmp_path):
     folder = write_run(tmp_path / "run")
     target = script.publish(folder, tmp_path / "results")
     assert json.loads(target.read_text()) == json.loads((folder / "summary.json").read_text())
+    (folder / "metrics.csv").write_text("epoch,step,lr,val/acc\n0,5,0.1,0.25\n1,10,0.1,\n")
+    assert json.loads(script.publish(folder, tmp_path / "results").read_text())["curves"] == {"val/acc": [0.25, None]}
     job = {"job_id": "3", "node": "somebodys", "restarts": 0}
     (folder / "summary.json").write_text(json.dumps(summary(slurm=job)))
     published = json.loads(script.publish(folder, tmp_path / "results").read_text())
