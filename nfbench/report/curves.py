@@ -1,0 +1,77 @@
+"""Learning curves of published results: a score of validation against the examples seen."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nfbench.report.results import config_key
+
+# Of Okabe and Ito, told apart by colour-blind readers, too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def draw_curves(path: Path, summaries: Iterable[Mapping[str, Any]], column: str, title: str = "") -> list[str]:
+    """A line for each config: the mean over seeds, their range as a band; dashed where networks are not canonicalised.
+
+    Args:
+        path: the PNG to write.
+        summaries: published results with `curves` (scripts/publish.py); those without are left out.
+        column: of the curves, such as `val/acc`.
+        title: on top.
+
+    Returns:
+        The label of each line.
+
+    Raises:
+        ValueError: no result has that column; says which there are.
+    """
+    given = [summary for summary in summaries if "curves" in summary]
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for summary in given:
+        if column in summary["curves"]:
+            groups.setdefault((*_of_line(summary), config_key(summary)), []).append(summary)
+    if not groups:
+        known = sorted({name for summary in given for name in summary["curves"]})
+        raise ValueError(
+            f"no result has a curve of {column}. "
+            + (f"There are curves of {', '.join(known)}" if known else "None has curves: publish its run again")
+        )
+    models = sorted({model for model, *_ in groups})
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    labels = []
+    for (model, canonical, extra, _), runs in sorted(groups.items(), key=lambda item: str(item[0][:3])):
+        seen, values = _aligned(runs, column)
+        label = f"{model}{'' if canonical else ', as they are'}{f', {extra}' if extra else ''}"
+        label += f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
+        colour = COLOURS[models.index(model) % len(COLOURS)]
+        axes.plot(seen, values.mean(0), color=colour, linestyle="-" if canonical else "--", linewidth=1.5, label=label)
+        if len(runs) > 1:
+            axes.fill_between(seen, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        labels.append(label)
+    axes.set(xlabel="training examples seen", ylabel=column, title=title, xlim=(0, None))
+    axes.title.set_fontsize(10)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.ticklabel_format(axis="x", style="plain")
+    axes.legend(fontsize=7.5, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    return labels
+
+
+def _of_line(summary: Mapping[str, Any]) -> tuple[str, bool, str]:
+    """Model, whether its networks are canonicalised, and what else sets it apart."""
+    augmented = summary.get("augmentations", "none")
+    return summary["model"], bool(summary.get("canonicalized")), "" if augmented == "none" else "augmented"
+
+
+def _aligned(runs: Sequence[Mapping[str, Any]], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Examples seen (E,) and values (runs, E), of the epochs that all of the runs have."""
+    epochs = min(len(run["curves"][column]) for run in runs)
+    first = runs[0]
+    each = first["examples_seen"] / len(first["curves"][column])
+    values = [[np.nan if v is None else v for v in run["curves"][column][:epochs]] for run in runs]
+    return each * np.arange(1, epochs + 1), np.asarray(values)

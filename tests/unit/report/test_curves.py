@@ -1,0 +1,76 @@
+"""Learning curves: which results make a line, where its points are, and what is said when there is none."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_folders import summary
+
+from nfbench.report import curves
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def with_curve(values, **changes):
+    return summary(curves={"val/acc": values}, **changes)
+
+
+def test_lines_points_and_bands(tmp_path, monkeypatch):
+    drawn = {}
+
+    class Spy(curves.Figure):
+        def savefig(self, *args, **kwargs):
+            (axes,) = self.axes
+            drawn.update(lines=axes.get_lines(), bands=len(axes.collections))
+            super().savefig(*args, **kwargs)
+
+    monkeypatch.setattr(curves, "Figure", Spy)
+    given = [
+        with_curve([0.2, 0.4], seed=0, examples_seen=100, canonicalized=True),
+        with_curve([0.4, 0.8, 0.9], seed=1, examples_seen=150, canonicalized=True),  # went on for longer
+        with_curve([0.1, None], seed=0, config={"zoo": {"canonicalize": False}}, config_hash="b"),
+        summary(seed=2),
+    ]
+    labels = curves.draw_curves(tmp_path / "deep" / "a.png", given, "val/acc", "a title")
+    model = summary()["model"]
+    assert sorted(labels) == [f"{model} (2 seeds)", f"{model}, as they are (1 seed)"]
+    by_label = {line.get_label(): line for line in drawn["lines"]}
+    solid, dashed = (by_label[label] for label in sorted(labels))
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    np.testing.assert_allclose(solid.get_xydata(), [[50, 0.3], [100, 0.6]])
+    assert np.isnan(dashed.get_ydata()[1])
+    assert drawn["bands"] == 1
+    with Image.open(tmp_path / "deep" / "a.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_what_is_said_without_a_curve(tmp_path):
+    with pytest.raises(ValueError, match=r"no result has a curve of val/psnr\. There are curves of val/acc"):
+        curves.draw_curves(tmp_path / "a.png", [with_curve([0.1])], "val/psnr")
+    with pytest.raises(ValueError, match="publish its run again"):
+        curves.draw_curves(tmp_path / "a.png", [summary()], "val/acc")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_script_chooses_by_facts(tmp_path, monkeypatch, capsys):
+    (tmp_path / "one.json").write_text(json.dumps(with_curve([0.1, 0.2], dataset="mnist")))
+    (tmp_path / "two.json").write_text(json.dumps(with_curve([0.3, 0.4], dataset="digits", model="other")))
+    spec = importlib.util.spec_from_file_location("curves_script", ROOT / "scripts" / "curves.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*words):
+        monkeypatch.setattr(
+            sys, "argv", ["curves.py", "val/acc", str(tmp_path / "a.png"), *words, "--results", str(tmp_path)]
+        )
+        script.main()
+
+    run("dataset=digits", "canonicalized=" + str(summary()["canonicalized"]).lower())
+    assert capsys.readouterr().out.startswith("other")
+    for words, message in ((["dataset=svhn"], "none of the 2 results"), (["digits"], "write key=value")):
+        with pytest.raises(ValueError, match=message):
+            run(*words)
