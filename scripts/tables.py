@@ -3,6 +3,7 @@
 python scripts/tables.py                                 # of results/ and, where there are any, the runs in outputs/
 python scripts/tables.py outputs/multirun/1a2b3c4d       # of these runs: run folders, folders of them, or result files
 python scripts/tables.py --seeds 0-4                     # a row that lacks one of these seeds says so
+python scripts/tables.py results --fill RESULTS.md       # writes into the marked places of a document
 
 docs/tables.md says what the columns mean.
 """
@@ -11,7 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from nfbench.report.fill import fill
 from nfbench.report.results import collect
+from nfbench.report.run_folder import write_atomically
 from nfbench.report.tables import make_tables
 from nfbench.report.write_tables import write_tables
 
@@ -49,9 +52,16 @@ def main() -> None:
     """Does what the command line says."""
     made = parser(__doc__)
     made.add_argument("--out", type=Path, default=Path("tables"), help="the folder to write to (tables)")
+    made.add_argument("--fill", type=Path, action="append", metavar="FILE", help="a document with marks, such as "
+                      "<!-- results task=inr_cls --> ... <!-- end of results -->; may be repeated")  # fmt: skip
     args = made.parse_args()
     found = collect(args.paths or default_paths())
     tables, lost = make_tables(found, args.seeds)
+    if args.fill:
+        for path in args.fill:
+            write_atomically(path, fill(path.read_text(), tables))
+            print(f"wrote {path}")
+        return
     for path in write_tables(args.out, tables, lost, found.problems):
         print(f"wrote {path}")
     rows = sum(len(table.rows) for table in tables)

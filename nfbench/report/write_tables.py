@@ -40,9 +40,15 @@ def display(table: Table, row: Row) -> dict[str, str]:
         "input": row.prepared or "–",
         "parameters": _count(row.get("params")),
         "examples seen": _count(row.get("examples_seen")),
-        "training": f"{sum(wall) / len(wall):,.0f} s, {machine(row)}" if wall else "–",
+        "training": f"{_encoder_seconds(row)}{sum(wall) / len(wall):,.0f} s, {machine(row)}" if wall else "–",
         "command": row.command or "–",
     }
+
+
+def _encoder_seconds(row: Row) -> str:
+    """`250 + ` of a model whose encoder was trained before."""
+    spent = [run.summary["encoder_wall_s"] for run in row.runs if run.summary.get("encoder_wall_s")]
+    return f"{sum(spent) / len(spent):,.0f} + " if spent else ""
 
 
 def _where(row: Row) -> str:
