@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from hydra import compose
@@ -96,7 +97,14 @@ def read_plan(path: Path) -> dict[str, Cell]:
 
 def folder_name(overrides: Sequence[str]) -> tuple[str, Path]:
     """Task and run folder that run.py gives to a command line. Hydra has to be initialised."""
-    cfg = compose("config", list(overrides), return_hydra_config=True)
+    seeds = [word.removeprefix("seed=") for word in overrides if word.startswith("seed=")] or ["0"]
+    task, folder = _of_seed_0(tuple(word for word in overrides if not word.startswith("seed=")))
+    return task, folder.with_name(folder.name.replace("-seed0-", f"-seed{seeds[-1]}-"))
+
+
+@cache  # a plan has few cells
+def _of_seed_0(overrides: tuple[str, ...]) -> tuple[str, Path]:
+    cfg = compose("config", [*overrides, "seed=0"], return_hydra_config=True)
     return str(cfg.task.name), Path(cfg.hydra.run.dir)
 
 

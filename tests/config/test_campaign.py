@@ -54,7 +54,9 @@ def test_every_cell_of_the_plan_composes_and_is_of_its_size() -> None:
 
 def test_the_folder_is_the_one_that_a_run_takes(composed) -> None:
     overrides = ["experiment=smoke", "model=mlp", "seed=3"]
+    cfg = compose("config", overrides, return_hydra_config=True)
     task, folder = folder_name(overrides)
+    assert (task, str(folder)) == (cfg.task.name, cfg.hydra.run.dir)
     assert task == "inr_cls"
     assert folder.parent == Path("outputs/inr_cls")
     assert folder.name.startswith("mlp-siren_digits-seed3-")
