@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from nfbench.report.published import Cell
-from nfbench.report.results import Unfinished, read_rows
+from nfbench.report.results import Run, Unfinished, read_rows
 from nfbench.report.run_folder import write_atomically
 from nfbench.report.svg import COLORS, Curve, Dots, curve_plot, dot_plot
 from nfbench.report.tables import TASKS, Row, Table, paths
@@ -226,7 +226,7 @@ def _curve_legend(curves: Sequence[Curve]) -> str:
 
 
 def _curves(rows: Sequence[Row]) -> tuple[str, list[Curve]] | None:
-    """The metric that chose the epoch, where run folders are at hand."""
+    """The metric that chose the epoch, from run folders or published curves."""
     names = [str(((row.get("config") or {}).get("task") or {}).get("monitor")) for row in rows if row.get("config")]
     if not names:
         return None
@@ -234,15 +234,24 @@ def _curves(rows: Sequence[Row]) -> tuple[str, list[Curve]] | None:
     for row in rows:
         curve = Curve(row.label)
         for run in row.runs:
-            lines = read_rows(run.folder / "metrics.csv") if run.folder else []
-            found = [(_float(line.get("epoch")), _float(line.get(names[0]))) for line in lines]
-            found = [(x, y) for x, y in found if math.isfinite(x) and math.isfinite(y)]
+            found = _curve(run, names[0])
             found = found[:: max(math.ceil(len(found) / POINTS), 1)]
             if len(found) > 1:
                 curve.lines.append(([x for x, _ in found], [y for _, y in found]))
         if curve.lines:
             curves.append(curve)
     return (names[0], curves) if curves else None
+
+
+def _curve(run: Run, name: str) -> list[tuple[float, float]]:
+    """(epoch, value) where there is a value."""
+    if run.folder:
+        lines = read_rows(run.folder / "metrics.csv")
+        found = [(_float(line.get("epoch")), _float(line.get(name))) for line in lines]
+    else:
+        values = run.summary.get("curves", {}).get(name, [])
+        found = [(float(epoch), value) for epoch, value in enumerate(values) if value is not None]
+    return [(x, y) for x, y in found if math.isfinite(x) and math.isfinite(y)]
 
 
 def _float(text: str | None) -> float:

@@ -11,13 +11,13 @@ from nfbench.report.edit_table import edit_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+PLAIN = re.compile(r"^python run\.py task=inr_cls model=\w+ seed=\d$")
 ROW = re.compile(r"^\| `(\w+)` \| ([\d.]+) ± ([\d.]+) \| ([\d, .]+) \| (\d+) s \| (\d+) MB \|", re.MULTILINE)
 
 
 def demo_results():
-    found = [
-        json.loads(path.read_text()) for path in sorted((ROOT / "results" / "inr_cls").glob("*siren_digits*.json"))
-    ]
+    paths = sorted((ROOT / "results" / "inr_cls").glob("*siren_digits*.json"))
+    found = [r for r in (json.loads(path.read_text()) for path in paths) if PLAIN.match(r["command"])]
     return {model: [r for r in found if r["model"] == model] for model in {r["model"] for r in found}}
 
 

@@ -119,6 +119,13 @@ def test_a_broken_picture_or_table_of_metrics_costs_nothing_else(tmp_path):
     assert not [1 for tag, _ in tags if tag in ("img", "polyline")]
 
 
+def test_published_results_bring_their_curves(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(summary(curves={"val/acc": [0.1, None, 0.5], "val/loss": [3, 2, 1]})))
+    tables, lost = make_tables(collect([tmp_path]))
+    curves = [attrs for tag, attrs in Reader(page(tables, lost, [])).tags if tag == "polyline"]
+    assert [len(attrs["points"].split()) for attrs in curves] == [2]
+
+
 def test_an_empty_page_has_the_published_protocols():
     tables, lost = make_tables(collect([]))
     assert Reader(page(tables, lost, [])).tags
