@@ -158,6 +158,19 @@ def test_standardized_layers(make_zoo):
         assert len(zoo.tables.std[where].unique()) == 1  # one number a tensor: neurons stay exchangeable
 
 
+def test_scaled_layers_keep_zero_and_signs(make_zoo):
+    zoo = ready(make_zoo(standardize="scale", canonicalize=True))
+    assert zoo.protocol["standardized"] == "scale"
+    rows = torch.from_numpy(zoo.tables.train_rows.ravel())
+    train, raw = zoo.tables.ready[rows], zoo.tables.ready[rows] * zoo.tables.std
+    assert not zoo.tables.mean.any()
+    for where in zoo.spec.scalar_slices():
+        assert float(train[:, where].square().mean()) == pytest.approx(1, abs=1e-3)
+        assert len(zoo.tables.std[where].unique()) == 1
+    features = WeightSpaceFeatures.from_flat(zoo.spec, train)
+    torch.testing.assert_close(zoo.raw_weights(features), raw)
+
+
 def test_standardizing_one_network_gives_no_nan(make_zoo):
     zoo = make_zoo(standardize="layer", num_views=1)
     zoo.split = replace(zoo.split, train=zoo.split.train[:1])
