@@ -304,6 +304,12 @@ def _measures(runs: Iterable[Run]) -> list[Table]:
                   list(rows.values()), False) for facts, rows in groups.values()]  # fmt: skip
 
 
+def _words(row: Row) -> list[str]:
+    """The overrides that all seeds of a row were run with; not the encoder, which the row names beside."""
+    commands = [typed(str(run.summary.get("command"))) for run in row.runs]
+    return [word for word in commands[0] if not word.startswith("encoder=") and all(word in one for one in commands)]
+
+
 def _finish(table: Table, seeds: Sequence[int] | None) -> None:
     """Missing seeds, anchors, labels and the order of the rows."""
     trained = [row for row in table.rows if row.get("params") is not None]
@@ -319,8 +325,8 @@ def _finish(table: Table, seeds: Sequence[int] | None) -> None:
             row.best = anchor(table.task, *place(row.run.summary), table.metric, str(access))
     for row in trained:
         namesakes = [other for other in trained if other.label.split()[0] == row.label]
-        words = [typed(str(other.get("command"))) for other in namesakes]
-        own = [word for word in typed(str(row.get("command"))) if not all(word in others for others in words)]
+        words = [_words(other) for other in namesakes]
+        own = [word for word in _words(row) if not all(word in others for others in words)]
         # One that has nothing of its own keeps the plain name.
         row.label = " ".join([row.label, *own]) if len(namesakes) > 1 else row.label
     if table.task == "measures":  # of which the sign says nothing about how good they are

@@ -95,6 +95,22 @@ def test_a_failed_run_of_a_sweep_is_found_by_what_was_typed(tmp_path):
     assert lost == []
 
 
+def test_a_label_has_what_all_seeds_of_a_row_were_run_with(tmp_path):
+    def run(seed, words, canonical):
+        command = f"python run.py task=inr2array_cls model=nft seed={seed} encoder=outputs/{seed} {words}"
+        changes = {
+            "command": command,
+            "canonicalized": canonical,
+            "config_hash": f"{canonical}"[:4],
+            "encoder": f"inr2array nft, seed {seed}, aaaaaaaa",
+        }
+        return summary(task="inr2array_cls", seed=seed, config={"zoo": {"canonicalize": canonical}}, **changes)
+
+    runs = [run(0, "task.width=9", True), run(1, "", True), run(0, "zoo.canonicalize=false", False)]
+    (table,) = own(tables_of(write(tmp_path, *runs))[0])
+    assert {row.label for row in table.rows} == {"nft", "nft zoo.canonicalize=false"}
+
+
 def test_ours_stands_beside_the_paper_only_where_it_compares(tmp_path):
     def run(seed, **changes):
         command = f"python run.py experiment=nfn_np_mnist seed={seed}"
