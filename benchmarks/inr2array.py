@@ -1,7 +1,7 @@
 """Seconds of one training step of Inr2Array, beside the authors' composition of their layers (PyPI `nfn` 0.1.2).
 
-    python benchmarks/inr2array.py              # prints a table, writes benchmarks/results/inr2array.json
-    python benchmarks/inr2array.py --batch 64   # the published batch
+    python benchmarks/inr2array.py             # prints a table, writes benchmarks/results/inr2array.json
+    python benchmarks/inr2array.py --batch 8   # a small batch alone; the published one is 64
 
 A step draws the networks, encodes, decodes, draws again, and does loss, gradients and AdamW; published sizes (encoder
 21,200,640 parameters, decoder 1,094,049 for MNIST), float32, both in turns in one process, median. Theirs is the public
@@ -12,6 +12,7 @@ step at the rate that `torch.mm` reaches on the largest product.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -158,7 +159,7 @@ def count(module: nn.Module) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8, help="networks a step; published: 64")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 64], help="networks a step; published: 64")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cases", type=int, default=len(CASES), help="how many of the cases")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -172,17 +173,17 @@ def main() -> None:
     }
     rows = []
     print(f"{'case':<58}{'ours s':>9}{'nfn s':>9}{'ratio':>7}{'floor s':>9}")
-    for case in CASES[: args.cases]:
+    for case, batch in itertools.product(CASES[: args.cases], args.batch):
         name, text, pixels, cells, decoder, additive = case
-        steps, ours, theirs = make_steps(case, args.batch)
+        steps, ours, theirs = make_steps(case, batch)
         assert count(ours) == count(theirs), "the same sizes"
         with FlopCounterMode(display=False) as counter:
             steps[0]()
-        a, b = torch.randn(args.batch * 1024, 256), torch.randn(256, 1024)
+        a, b = torch.randn(batch * 1024, 256), torch.randn(256, 1024)
         rate = a.shape[0] * 256 * 1024 / seconds([lambda a=a, b=b: torch.mm(a, b)], 20)[0]
         floor = counter.get_total_flops() / 2 / rate
         ours_s, other_s = seconds(steps, args.repeats)
-        label = f"{name}, {text}, {pixels} px, {cells} cells, {decoder}{' additive' * additive}, B {args.batch}"
+        label = f"{name}, {text}, {pixels} px, {cells} cells, {decoder}{' additive' * additive}, B {batch}"
         rows.append(
             {
                 "case": label,
