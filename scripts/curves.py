@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from nfbench.report.curves import draw_curves
+from nfbench.report.fill import key_value
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--title", default="", help="of the picture")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where published results are")
     args = parser.parse_intermixed_args()
-    facts = dict(_fact(word) for word in args.facts)
+    facts = dict(key_value(word) for word in args.facts)
     found = [json.loads(path.read_text()) for path in sorted(args.results.rglob("*.json"))]
     chosen = [one for one in found if all(str(one.get(key)).lower() == value.lower() for key, value in facts.items())]
     if not chosen:
@@ -37,13 +38,6 @@ def main() -> None:
     for label in draw_curves(args.out, chosen, args.column, args.title):
         print(label)
     print(f"wrote {args.out}")
-
-
-def _fact(word: str) -> tuple[str, str]:
-    key, equals, value = word.partition("=")
-    if not key or not equals:
-        raise ValueError(f"{word!r} is no fact: write key=value, such as dataset=mnist")
-    return key, value
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ A summary has to say all that a result says (nfbench/report/results.py lists the
 """
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
 
-from nfbench.report.results import lacking
+from nfbench.report.results import lacking, read_rows
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -48,10 +47,7 @@ def publish(folder: Path, results: Path = RESULTS) -> Path:
 
 def read_curves(path: Path) -> dict[str, list[float | None]]:
     """What `metrics.csv` says of training and validation: for each column a value an epoch, None where it has none."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
+    rows = read_rows(path)
     names = [name for name in (rows[0] if rows else ()) if name.startswith(("train/", "val/"))]
     return {name: [float(row[name]) if row[name] else None for row in rows] for name in names}
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from nfbench.report.tables import Row, Table
-from nfbench.report.write_tables import display, facts, kind, notes
+from nfbench.report.write_tables import display, facts, kind, markdown_row, notes
 
 MARK = re.compile(r"(<!-- results (?P<wanted>[^>]*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 COLUMNS = ("model", "ours", "seeds", "paper", "input", "parameters", "examples seen", "training", "command")
@@ -23,7 +23,7 @@ def fill(text: str, tables: Sequence[Table]) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
-        wanted = dict(_pair(word) for word in shlex.split(match["wanted"]))
+        wanted = dict(key_value(word) for word in shlex.split(match["wanted"]))
         chosen = [t for t in tables if any(row.values for row in t.rows) and _has(t, wanted)]
         if not chosen:
             raise ValueError(f"no table of results has {match['wanted']}: publish its runs, or mend the mark")
@@ -39,9 +39,7 @@ def compact(table: Table) -> str:
     lines = [f"**{table.task}: {table.title}** ({kind(table)})", "", f"{facts(table)}.", ""]
     lines += [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in rows:
-        shown = display(table, row) | {"seeds": _seeds(row)}
-        cells = [f"`{shown[c]}`" if c in ("model", "command") and shown[c] != "–" else shown[c] for c in columns]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(markdown_row(display(table, row) | {"seeds": _seeds(row)}, columns))
     if said := notes(table):
         lines += ["", *(f"- {note}" for note in said)]
     return "\n".join(["", *lines, "", ""])
@@ -59,8 +57,13 @@ def _has(table: Table, wanted: dict[str, str]) -> bool:
     return all(str(own.get(key)).lower() == value.lower() for key, value in wanted.items())
 
 
-def _pair(word: str) -> tuple[str, str]:
+def key_value(word: str) -> tuple[str, str]:
+    """`dataset=mnist` as a pair.
+
+    Raises:
+        ValueError: no such word.
+    """
     key, equals, value = word.partition("=")
     if not key or not equals:
-        raise ValueError(f"{word!r} in a mark of results is not key=value, such as dataset=mnist")
+        raise ValueError(f"{word!r} is not key=value: write for example dataset=mnist")
     return key, value

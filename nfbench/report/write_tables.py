@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,7 @@ def markdown(tables: Iterable[Table], lost: Sequence[Unfinished], problems: Sequ
         lines += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
         for row in table.rows:
             shown = display(table, row)
-            cells = [f"`{shown[c]}`" if c in ("model", "command") and shown[c] != "–" else shown[c] for c in COLUMNS]
-            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+            lines.append(markdown_row(shown, COLUMNS))
         if said := notes(table):
             lines += ["", *(f"- {note}" for note in said)]
     if lost:
@@ -126,6 +125,12 @@ def markdown(tables: Iterable[Table], lost: Sequence[Unfinished], problems: Sequ
     if problems:
         lines += ["", "## Files that were not used, or not as they are", "", *(f"- {problem}" for problem in problems)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_row(shown: Mapping[str, str], columns: Sequence[str]) -> str:
+    """A row as `display` gave it, with these columns."""
+    cells = [f"`{shown[c]}`" if c in ("model", "command") and shown[c] != "–" else shown[c] for c in columns]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _legend() -> list[str]:

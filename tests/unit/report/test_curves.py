@@ -71,6 +71,6 @@ def test_the_script_chooses_by_facts(tmp_path, monkeypatch, capsys):
 
     run("dataset=digits", "canonicalized=" + str(summary()["canonicalized"]).lower())
     assert capsys.readouterr().out.startswith("other")
-    for words, message in ((["dataset=svhn"], "none of the 2 results"), (["digits"], "write key=value")):
+    for words, message in ((["dataset=svhn"], "none of the 2 results"), (["digits"], "is not key=value")):
         with pytest.raises(ValueError, match=message):
             run(*words)
