@@ -102,7 +102,7 @@ def _table(table: Table) -> str:
     head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in COLUMNS[:-1])
     head += f'<th scope="col">{COLUMNS[-1]}</th>'
     rows = "".join(_row(table, row) for row in table.rows)
-    said = "".join(f"<li>{_text(note.replace('`', ''))}</li>" for note in notes(table))
+    said = "".join(f"<li>{_text(note.replace('`', ''))}</li>" for note in notes(table.rows))
     return (
         f'<h3>{_text(table.title)} {badge}</h3><p class="facts">{_text(facts(table))}.</p>{_plots(table)}'
         f'<div class="box" tabindex="0" role="region" aria-label="{_text(table.title)}"><table><thead><tr>{head}</tr>'

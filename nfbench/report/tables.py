@@ -304,7 +304,7 @@ def _measures(runs: Iterable[Run]) -> list[Table]:
                   list(rows.values()), False) for facts, rows in groups.values()]  # fmt: skip
 
 
-def _words(row: Row) -> list[str]:
+def overrides(row: Row) -> list[str]:
     """The overrides that all seeds of a row were run with; not the encoder, which the row names beside."""
     commands = [typed(str(run.summary.get("command"))) for run in row.runs]
     return [word for word in commands[0] if not word.startswith("encoder=") and all(word in one for one in commands)]
@@ -325,8 +325,8 @@ def _finish(table: Table, seeds: Sequence[int] | None) -> None:
             row.best = anchor(table.task, *place(row.run.summary), table.metric, str(access))
     for row in trained:
         namesakes = [other for other in trained if other.label.split()[0] == row.label]
-        words = [_words(other) for other in namesakes]
-        own = [word for word in _words(row) if not all(word in others for others in words)]
+        words = [overrides(other) for other in namesakes]
+        own = [word for word in overrides(row) if not all(word in others for others in words)]
         # One that has nothing of its own keeps the plain name.
         row.label = " ".join([row.label, *own]) if len(namesakes) > 1 else row.label
     if table.task == "measures":  # of which the sign says nothing about how good they are

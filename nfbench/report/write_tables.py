@@ -69,6 +69,13 @@ def ours(row: Row) -> str:
     return f"{_number(row.mean)}{spread}{kind}"
 
 
+def seed_values(row: Row) -> str:
+    """`0: 0.92, 1: 0.91`: the result of each seed."""
+    if row.get("params") is None:
+        return row.seeds
+    return ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(row.values.items()))
+
+
 def difference(row: Row) -> str:
     """Ours less the paper's, or why there is none."""
     if row.difference is not None:
@@ -96,16 +103,16 @@ def kind(table: Table) -> str:
     return "published protocol" if table.published else "our protocol"
 
 
-def notes(table: Table) -> list[str]:
+def notes(rows: Iterable[Row]) -> list[str]:
     """What rows have to say beside their numbers, and where the published ones are from."""
     said: dict[str, list[str]] = {}
-    for row in table.rows:
+    for row in rows:
         if row.note:
             said.setdefault(row.note, []).append(f"`{row.label}`")
         if (cell := row.cell) is not None:
             parts = (f"{cell.source} ({cell.confidence})", cell.note)
             said.setdefault("; ".join(filter(None, parts)), []).append(f"`{cell.model}` {cell.value}")
-    return [f"{', '.join(dict.fromkeys(rows))}: {text}" for text, rows in said.items()]
+    return [f"{', '.join(dict.fromkeys(labels))}: {text}" for text, labels in said.items()]
 
 
 def markdown(tables: Iterable[Table], lost: Sequence[Unfinished], problems: Sequence[str]) -> str:
@@ -117,7 +124,7 @@ def markdown(tables: Iterable[Table], lost: Sequence[Unfinished], problems: Sequ
         for row in table.rows:
             shown = display(table, row)
             lines.append(markdown_row(shown, COLUMNS))
-        if said := notes(table):
+        if said := notes(table.rows):
             lines += ["", *(f"- {note}" for note in said)]
     if lost:
         lines += ["", "## Runs without a result, of no row above", ""]

@@ -41,11 +41,59 @@ def test_a_mark_gets_the_tables_that_it_asks_for(tmp_path):
     assert "30 + 10 s" in fill(f"<!-- results task=inr2array_cls -->\n{end}", tables)
 
 
-@pytest.mark.parametrize(("mark", "message"), [("dataset=svhn", "no table of results has"), ("svhn", "not key=value")])
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ("results dataset=svhn", "no table of results has"), ("results svhn", "not key=value"),
+        ("results examples_seen=7", "no table of results has"),
+        ("ablations task=inr_cls model=mlp", "no result of task=inr_cls model=mlp"),
+        ("ablations task=inr_cls model=nft", "no result has the overrides task=inr_cls model=nft and more"),
+    ],
+)  # fmt: skip
 def test_what_is_said_of_marks_that_fit_nothing(tmp_path, mark, message):
     tables = made(tmp_path, summary())
     with pytest.raises(ValueError, match=message):
-        fill(f"<!-- results {mark} -->\n<!-- end of results -->", tables)
+        fill(f"<!-- {mark} -->\n<!-- end of results -->", tables)
+
+
+def changed(words, hash, **changes):
+    seed = changes.get("seed", 0)
+    command = f"python run.py task=inr_cls model=nft {words} seed={seed}"
+    return summary(command=command, config_hash=hash, **changes)
+
+
+def test_ablations_are_the_results_of_one_command_and_more(tmp_path):
+    tables = made(
+        tmp_path, summary(value=0.5), summary(value=0.75, seed=1), summary(value=1.0, seed=2),
+        changed("model.pool=np", "aaaaaaaa", value=0.75), changed("model.pool=np", "aaaaaaaa", value=0.5, seed=1),
+        changed("zoo.num_views=1", "bbbbbbbb", value=0.0, views=1),  # of another protocol, but for the same test
+        changed("zoo.num_views=1", "cccccccc", value=0.875, num_images=100),  # of other networks
+        summary(value=0.9375, model="mlp"),
+    )  # fmt: skip
+    text = fill("<!-- ablations task=inr_cls model=nft -->\n<!-- end of results -->", tables)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][2:]
+    assert [row[:4] for row in rows] == [
+        ["none", "0.7500 ± 0.2500", "–", "0: 0.5000, 1: 0.7500, 2: 1.0000"],
+        ["`model.pool=np`", "0.6250 ± 0.1768", "+0.0000 ± 0.3536", "0: 0.7500, 1: 0.5000"],
+        ["`zoo.num_views=1`", "0.0000", "-0.5000", "0: 0.0000"],
+    ]
+    assert rows[1][-1] == "`python run.py task=inr_cls model=nft model.pool=np seed=0`"
+    assert "num test 400; unchanged: raw." in text
+
+
+def test_rows_of_a_table_can_be_chosen_and_left_out(tmp_path):
+    tables = made(
+        tmp_path, summary(value=0.5), changed("model.pool=np", "aaaaaaaa", value=0.75),
+        changed("zoo.canonicalize=true", "bbbbbbbb", value=0.25, examples_seen=2000),
+    )  # fmt: skip
+
+    def labels(mark):
+        text = fill(f"<!-- results task=inr_cls {mark} -->\n<!-- end of results -->", tables)
+        return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| `")]
+
+    assert labels("") == ["`nft model.pool=np`", "`nft`", "`nft zoo.canonicalize=true`"]
+    assert labels("without=model.,zoo.standardize") == ["`nft`", "`nft zoo.canonicalize=true`"]
+    assert labels("examples_seen=2000") == ["`nft zoo.canonicalize=true`"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
