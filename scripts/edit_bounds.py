@@ -9,7 +9,9 @@ summary. Model and training in the config make no difference here.
 """
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,10 @@ def bounds(cfg: DictConfig, count: int | None, out: Path, arguments: list[str]) 
     zoo.setup()
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, found in edit_bounds(zoo, cfg.task.edit, count).items():
+    start = time.perf_counter()
+    both = edit_bounds(zoo, cfg.task.edit, count)
+    wall_s = round(time.perf_counter() - start, 2)
+    for name, found in both.items():
         mse = float(found.double().mean())
         print(f"{name:<10} MSE {mse:.4f} on [-1, 1], {mse / 4:.4f} on [0, 1]   ({len(found):,} test images)")
         summary: dict[str, Any] = {
@@ -77,6 +82,8 @@ def bounds(cfg: DictConfig, count: int | None, out: Path, arguments: list[str]) 
             "measured": len(found),
             "metric": "test/mse",
             "metrics": {"test/mse": mse, "test/mse_unit": mse / 4},
+            "wall_s": wall_s,  # of both
+            "machine": {"cores": os.cpu_count(), "threads": zoo.threads or os.cpu_count(), "gpu": None},
             "command": " ".join(["python", "scripts/edit_bounds.py", *arguments]),
             "config": {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("task", "zoo")},
         }

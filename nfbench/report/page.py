@@ -16,7 +16,7 @@ from nfbench.report.results import Run, Unfinished, read_rows
 from nfbench.report.run_folder import write_atomically
 from nfbench.report.svg import COLORS, Curve, Dots, curve_plot, dot_plot
 from nfbench.report.tables import TASKS, Row, Table, paths
-from nfbench.report.write_tables import difference, display, facts, kind, notes, ours
+from nfbench.report.write_tables import difference, display, facts, kind, notes, ours, seconds
 
 HERE = Path(__file__).parent
 COLUMNS = (
@@ -112,7 +112,7 @@ def _table(table: Table) -> str:
 
 def _row(table: Table, row: Row) -> str:
     shown, cell, best = display(table, row), row.cell, row.best
-    wall = [run.summary["wall_s"] for run in row.runs if isinstance(run.summary.get("wall_s"), int | float)]
+    wall = seconds(row)
     error = f"standard error {shown['standard error']}" if row.standard_error is not None else ""
     if cell is not None:
         runs = f", {cell.runs} runs" if cell.runs else ""
@@ -132,7 +132,7 @@ def _row(table: Table, row: Row) -> str:
         _td(best.value, best.shown, f"{best.model}, {_data(best)}, access {best.access}", "num") if best
         else _td("", "–")
     )  # fmt: skip
-    seconds = sum(wall) / len(wall) if wall else None
+    mean_s = sum(wall) / len(wall) if wall else None
     trained, _, machine = shown["training"].partition(", ")
     cells = [
         _td(row.label, row.label, row.note, "model"),
@@ -140,7 +140,7 @@ def _row(table: Table, row: Row) -> str:
         _td("" if row.mean is None else len(row.values), *_halves(shown["seeds"]), kind="warn" if bad else ""),
         paper, change, anchor,
         _td(row.get("params") if row.get("params") is not None else "", shown["parameters"], kind="num"),
-        _td("" if seconds is None else seconds, trained, machine, "num"),
+        _td("" if mean_s is None else mean_s, trained, machine, "num"),
         f"<td>{_details(row)}</td>",
     ]  # fmt: skip
     return f"<tr>{''.join(cells)}</tr>"

@@ -57,6 +57,7 @@ class Row:
         runs: all of them.
         spread: in place of a spread over seeds, with `spread_kind`.
         note: what else to say.
+        drawn: what is random in a result without training, in place of seeds.
     """
 
     label: str
@@ -71,6 +72,7 @@ class Row:
     spread: float | None = None
     spread_kind: str = "over seeds"
     note: str = ""
+    drawn: str = "–"
 
     @property
     def mean(self) -> float | None:
@@ -95,11 +97,11 @@ class Row:
 
     @property
     def seeds(self) -> str:
-        """`3` of three, or `3 of 5, missing 1, 4`."""
+        """`3` of three, or `3 of 5, missing 1, 4`; what is random where nothing was trained."""
         if self.run is None and not self.failed:
             return "not run"
         if self.run is not None and self.get("params") is None:
-            return str(len(self.values)) if len(self.values) > 1 else "–"
+            return str(len(self.values)) if len(self.values) > 1 else self.drawn
         total = len(self.values) + len(self.failed) + len(self.missing)
         parts = [str(len(self.values))] if total == len(self.values) else [f"{len(self.values)} of {total}"]
         for name, which in (("failed", self.failed), ("missing", self.missing)):
@@ -258,10 +260,12 @@ def _own_table(rows: list[Row]) -> Table:
     accuracies = summary["metrics"]
     for name in [name.removeprefix("test/acc/") for name in accuracies if name.startswith("test/acc/")]:
         base = Row(name, nearest({**summary, "model": name}, metric), values={0: float(accuracies[f"test/acc/{name}"])})
-        base.run = Run(first.run.path, {k: summary[k] for k in ("task", "command", *facts) if k in summary})
+        said = ("task", "command", "wall_s", "machine", *facts)
+        base.run = Run(first.run.path, {"standardized": "none", **{k: summary[k] for k in said if k in summary}})
+        base.drawn = f"{summary['num_test']} initialisations" if "num_test" in summary else "–"
         base.reasons = ["another protocol"] * (base.cell is not None)
         base.spread, base.spread_kind = accuracies.get(f"test/acc_std/{name}"), "over initialisations"
-        base.note = "mask without a model, trained on the same networks"
+        base.note = "mask without a model, trained on the same networks; seconds are of its command, all rows together"
         rows.append(base)
     titled = [form.format(facts[name]) for name, form in _TITLE.items() if name in facts]
     return Table(str(summary["task"]), ", ".join(titled), facts, metric, rows, False)
@@ -281,6 +285,7 @@ def _matching(reference: Run, own: Mapping[str, list[Row]]) -> str:
 def _reference(run: Run) -> Row:
     row = Row(str(run.summary["model"]), values={0: run.value}, run=run, runs=[run])
     measured = run.summary.get("measured")
+    row.drawn = f"zoo seed {run.summary['seed']}"
     row.note = "not trained" + (f"; of {measured:,} test networks" if measured else "")
     return row
 

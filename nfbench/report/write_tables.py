@@ -22,7 +22,7 @@ _LONG = ("recipe_hash", "images", "origin")
 def display(table: Table, row: Row) -> dict[str, str]:
     """A row as text, by column."""
     other = "" if table.published or row.cell is None else f" ({_where(row)})"
-    wall = [run.summary["wall_s"] for run in row.runs if isinstance(run.summary.get("wall_s"), int | float)]
+    wall = seconds(row)
     paper = "–"
     if row.cell is not None:
         runs = f", {row.cell.runs} runs" if row.cell.runs else ""
@@ -43,6 +43,12 @@ def display(table: Table, row: Row) -> dict[str, str]:
         "training": f"{_encoder_seconds(row)}{sum(wall) / len(wall):,.0f} s, {machine(row)}" if wall else "–",
         "command": row.command or "–",
     }
+
+
+def seconds(row: Row) -> list[float]:
+    """What each run took, as far as they say; of a result without training, what its command took."""
+    runs = row.runs or ([row.run] if row.run else [])
+    return [run.summary["wall_s"] for run in runs if isinstance(run.summary.get("wall_s"), int | float)]
 
 
 def _encoder_seconds(row: Row) -> str:
@@ -151,7 +157,7 @@ def _legend() -> list[str]:
 def record(table: Table, row: Row) -> dict[str, Any]:
     """A row with raw numbers, for CSV and other programs."""
     cell, best = row.cell, row.best
-    wall = [run.summary["wall_s"] for run in row.runs if isinstance(run.summary.get("wall_s"), int | float)]
+    wall = seconds(row)
     asked = ("edit", "definition", "split", "views", "num_images", "num_train", "num_test", "access", "size")
     commits = sorted({str(run.summary.get("commit")) for run in row.runs if run.summary.get("commit")})
     versions = {str(run.summary["versions"].get("torch")) for run in row.runs if run.summary.get("versions")}

@@ -175,9 +175,10 @@ def test_bounds_and_masks_are_rows_without_seeds(tmp_path):
     assert problems == []
     edits, drawn = own(tables)
     assert [row.label for row in edits.rows] == ["nft", "identity"], "the lower error first"
-    assert edits.rows[1].seeds == "–"
+    assert edits.rows[1].seeds == "zoo seed 0"
     assert "not trained" in edits.rows[1].note
     imp = next(row for row in drawn.rows if row.label == "imp")
     assert (imp.mean, imp.std, imp.spread_kind) == (0.95, 0.01, "over initialisations")
     assert imp.cell.value == "0.962"
     assert imp.difference is None
+    assert (imp.seeds, display(drawn, imp)["training"]) == ("400 initialisations", "10 s, 2 CPU threads")

@@ -72,6 +72,7 @@ def test_the_script_and_the_table(tmp_path, capsys):
     ]
     summaries = [json.loads(path.read_text()) for path in files]
     assert [summary["measured"] for summary in summaries] == [5, 5]
+    assert all(summary["wall_s"] > 0 and summary["machine"]["threads"] == 1 for summary in summaries)
     table = edit_table(summaries)
     assert "**digits, erode** (definition digits+num_steps=50)" in table
     assert table.index("`own_fit`") < table.index("`identity`")
