@@ -58,6 +58,7 @@ class Row:
         spread: in place of a spread over seeds, with `spread_kind`.
         note: what else to say.
         drawn: what is random in a result without training, in place of seeds.
+        before: the command that makes what the row's own command reads, such as its encoder.
     """
 
     label: str
@@ -73,6 +74,7 @@ class Row:
     spread_kind: str = "over seeds"
     note: str = ""
     drawn: str = "–"
+    before: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -126,7 +128,8 @@ class Row:
     @property
     def command(self) -> str:
         """What makes this row, with its first seed."""
-        return str(self.get("command") or "") or (self.cell.command if self.cell else "")
+        own = str(self.get("command") or "") or (self.cell.command if self.cell else "")
+        return f"{self.before} && {own}" if self.before else own
 
 
 @dataclass
@@ -165,6 +168,7 @@ def make_tables(found: Found, seeds: Sequence[int] | None = None) -> tuple[list[
         seeds: those that each row should have; None: all that some row of its table has.
     """
     groups = _groups(found.runs)
+    _name_encoders(groups.values())
     lost = [run for run in found.unfinished if not _adopt(run, groups)]
     for group in groups.values():
         for seed in group.values:
@@ -193,6 +197,17 @@ def _groups(runs: Iterable[Run]) -> dict[str, Row]:
         row.runs.append(run)
         row.values[int(run.summary["seed"])] = run.value
     return groups
+
+
+def _name_encoders(rows: Iterable[Row]) -> None:
+    """Puts the command of its encoder's run before that of each row that reads one, where that run is at hand."""
+    known = {}
+    for row in (rows := list(rows)):
+        for run in row.runs:
+            name = "{task} {model}, seed {seed}, {config_hash}".format_map(run.summary)
+            known[name] = str(run.summary.get("command"))
+    for row in rows:
+        row.before = known.get(str(row.get("encoder")), "")
 
 
 def _adopt(run: Unfinished, groups: Mapping[str, Row]) -> bool:
@@ -232,7 +247,7 @@ def _paper_table(cells: list[Cell], groups: Mapping[str, Row]) -> Table:
             continue
         own = next((row for row in rows if row.cell is not None and row.cell.model == family(summary)), None)
         cell = own.cell if own else None
-        row = Row(group.label, cell, failed=list(group.failed), run=group.run, runs=group.runs)
+        row = Row(group.label, cell, failed=list(group.failed), run=group.run, runs=group.runs, before=group.before)
         row.values = {int(run.summary["seed"]): float(run.summary["metrics"][metric]) for run in group.runs}
         row.reasons = differences(summary, cell) if cell else []
         if own is not None and not row.reasons and own.run is None:

@@ -56,6 +56,19 @@ def test_what_is_said_of_marks_that_fit_nothing(tmp_path, mark, message):
         fill(f"<!-- {mark} -->\n<!-- end of results -->", tables)
 
 
+def test_a_row_that_reads_an_encoder_says_how_to_train_both(tmp_path):
+    tables = made(
+        tmp_path, summary(task="inr2array", config_hash="aaaaaaaa"), summary(task="inr2array", config_hash="bbbbbbbb"),
+        summary(task="inr2array_cls", encoder="inr2array nft, seed 0, aaaaaaaa", command="python run.py second"),
+        summary(task="inr2array_cls", encoder="inr2array nft, seed 1, aaaaaaaa", model="mlp"),  # not at hand
+    )  # fmt: skip
+    (arrays,) = [table for table in tables if table.task == "inr2array_cls" and not table.published]
+    assert {row.label: row.command for row in arrays.rows} == {
+        "nft": "python run.py task=inr2array model=nft seed=0 && python run.py second",
+        "mlp": "python run.py task=inr2array_cls model=mlp seed=0",
+    }
+
+
 def changed(words, hash, **changes):
     seed = changes.get("seed", 0)
     command = f"python run.py task=inr_cls model=nft {words} seed={seed}"
