@@ -4,8 +4,9 @@ python scripts/recheck.py --list               # which rows a draw takes, and wh
 python scripts/recheck.py --rows 5 --draw 0    # five of them, another draw with another number
 
 A row's command trains its first seed from nothing, in a new folder below --work, with the zoos that are here; rows of
-the papers' sizes (size=full) are left out. It prints both numbers and writes them to recheck.json in that folder. The
-same machine and the same number of threads give the same number to the last digit; others may differ a little.
+the papers' sizes (size=full) are left out. It prints both numbers and writes them to recheck.json in that folder; the
+same command goes on where it was stopped. The same machine, number of threads and code give the same number to the last
+digit; others may differ a little. Two threads beside another busy program can take a hundred times as long as alone.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import random
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def main() -> None:
     """Does what the command line says.
 
     Raises:
-        ValueError: more rows than there are, a command that fails or leaves no result.
+        ValueError: more rows than there are, a command that fails, a folder with other results.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=5, help="how many (default 5)")
@@ -66,12 +66,10 @@ def draw(results: Path, count: int, seed: int) -> list[tuple[Table, Row]]:
 
 def repeat(table: Table, row: Row, folder: Path) -> dict[str, Any]:
     """Runs a row's command in a new folder; the published number of its first seed and the one that came out."""
-    if folder.exists():
-        raise ValueError(f"{folder} is there already: remove it, or choose another --work")
-    folder.mkdir(parents=True)
-    (folder / "data").symlink_to(ROOT / "data")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "data").exists():
+        (folder / "data").symlink_to(ROOT / "data")
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    start = time.monotonic()
     for command in row.command.split(" && "):
         _, script, *words = shlex.split(command)
         with (folder / "log.txt").open("a") as log:
@@ -79,14 +77,13 @@ def repeat(table: Table, row: Row, folder: Path) -> dict[str, Any]:
                                   env={**os.environ, "PYTHONPATH": paths})  # fmt: skip
         if done.returncode:
             raise ValueError(f"{command} ended with {done.returncode}: see {folder / 'log.txt'}")
-    seconds = time.monotonic() - start
     made = [json.loads(path.read_text()) for path in folder.glob(f"outputs/{table.task}/*/summary.json")]
-    if len(made) != 1:
-        raise ValueError(f"{row.command} left {len(made)} results below {folder / 'outputs'}, not one")
+    if len(made) != 1 or made[0]["command"] not in row.command:
+        raise ValueError(f"{folder} has {len(made)} results, and not that of this row alone: remove the folder")
     return {
         "task": table.task, "table": table.title, "model": row.label, "metric": table.metric,
         "seed": made[0]["seed"], "published": row.values[made[0]["seed"]], "again": made[0]["metrics"][table.metric],
-        "seconds": round(seconds, 1), "command": row.command,
+        "seconds": made[0]["wall_s"], "command": row.command,
     }  # fmt: skip
 
 

@@ -14,10 +14,11 @@ import json, pathlib, sys
 words = dict(word.split("=") for word in sys.argv[1:])
 assert pathlib.Path("data/here").exists()
 if words["task"] == "inr2array_cls":
-    assert pathlib.Path("outputs/inr2array/first/summary.json").exists(), "its encoder comes first"
-folder = pathlib.Path("outputs", words["task"], "first")
-folder.mkdir(parents=True)
-said = {"seed": int(words["seed"]), "metrics": {"test/acc": 0.25}}
+    assert pathlib.Path("outputs/inr2array/nft/summary.json").exists(), "its encoder comes first"
+folder = pathlib.Path("outputs", words["task"], words["model"])
+folder.mkdir(parents=True, exist_ok=True)
+said = {"seed": int(words["seed"]), "metrics": {"test/acc": 0.25}, "wall_s": 9.0}
+said["command"] = " ".join(["python run.py", *sys.argv[1:]])
 (folder / "summary.json").write_text(json.dumps(said))
 sys.exit(words["model"] == "mlp")
 """
@@ -52,7 +53,9 @@ def test_numbers_are_compared_and_kept(recheck, capsys):
     ])  # fmt: skip
     said = {one["task"]: (one["seed"], one["published"], one["again"]) for one in json.loads(path.read_text())}
     assert said == {"inr_cls": (0, 0.25, 0.25), "inr2array": (0, 0.25, 0.25), "inr2array_cls": (0, 0.75, 0.25)}
+    first = path.read_text()
     out = capsys.readouterr().out
+    assert recheck("--rows", "3", results=[]).read_text() == first, "a second time it finds what is there"
     assert "0.75 published, 0.25 again (-0.5)" in out
     assert "2 of 3 rows are the same to the last digit" in out
 
@@ -72,5 +75,5 @@ def test_what_goes_wrong_is_said(recheck):
         recheck(results=[summary(model="mlp")])
     with pytest.raises(ValueError, match=r"model=mlp seed=0 ended with 1: see .*log.txt"):
         recheck("--rows", "1", results=[])
-    with pytest.raises(ValueError, match="is there already: remove it, or choose another --work"):
-        recheck("--rows", "1", results=[])
+    with pytest.raises(ValueError, match="has 2 results, and not that of this row alone: remove the folder"):
+        recheck("--rows", "1", results=[summary(model="nft")])
