@@ -40,32 +40,32 @@ def draw_curves(path: Path, summaries: Iterable[Mapping[str, Any]], column: str,
             + (f"There are curves of {', '.join(known)}" if known else "None has curves: publish its run again")
         )
     models = sorted({model for model, *_ in groups})
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     axes = figure.subplots()
     labels = []
-    for (model, canonical, extra, _), runs in sorted(groups.items(), key=lambda item: str(item[0][:3])):
+    for (model, raw, extra, _), runs in sorted(groups.items(), key=lambda item: item[0]):
         seen, values = _aligned(runs, column)
-        label = f"{model}{'' if canonical else ', as they are'}{f', {extra}' if extra else ''}"
+        label = f"{model}{', as they are' if raw else ''}{f', {extra}' if extra else ''}"
         label += f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
         colour = COLOURS[models.index(model) % len(COLOURS)]
-        axes.plot(seen, values.mean(0), color=colour, linestyle="-" if canonical else "--", linewidth=1.5, label=label)
+        axes.plot(seen, values.mean(0), color=colour, linestyle="--" if raw else "-", linewidth=1.5, label=label)
         if len(runs) > 1:
             axes.fill_between(seen, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         labels.append(label)
     axes.set(xlabel="training examples seen", ylabel=column, title=title, xlim=(0, None))
     axes.title.set_fontsize(10)
     axes.grid(color="0.9", linewidth=0.6)
-    axes.ticklabel_format(axis="x", style="plain")
-    axes.legend(fontsize=7.5, frameon=False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    figure.legend(fontsize=7.5, frameon=False, loc="outside right upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     return labels
 
 
 def _of_line(summary: Mapping[str, Any]) -> tuple[str, bool, str]:
-    """Model, whether its networks are canonicalised, and what else sets it apart."""
+    """Model, whether its networks are left as they are, and what else sets it apart."""
     augmented = summary.get("augmentations", "none")
-    return summary["model"], bool(summary.get("canonicalized")), "" if augmented == "none" else "augmented"
+    return summary["model"], not summary.get("canonicalized"), "" if augmented == "none" else "augmented"
 
 
 def _aligned(runs: Sequence[Mapping[str, Any]], column: str) -> tuple[np.ndarray, np.ndarray]:
