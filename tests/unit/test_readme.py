@@ -11,7 +11,7 @@ from nfbench.report.edit_table import edit_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PLAIN = re.compile(r"^python run\.py task=inr_cls model=\w+ seed=\d$")
+PLAIN = re.compile(r"^python run\.py task=inr_cls model=\w+ seed=\d( threads=1)?$")
 ROW = re.compile(r"^\| `(\w+)` \| ([\d.]+) ± ([\d.]+) \| ([\d, .]+) \| (\d+) s \| (\d+) MB \|", re.MULTILINE)
 
 
