@@ -6,7 +6,7 @@ python scripts/recheck.py --rows 5 --draw 0    # five of them, another draw with
 A row's command trains its first seed from nothing, in a new folder below --work, with the zoos that are here; rows of
 the papers' sizes (size=full) are left out. It prints both numbers and writes them to recheck.json in that folder; the
 same command goes on where it was stopped. The same machine, number of threads and code give the same number to the last
-digit; others may differ a little. Two threads beside another busy program can take a hundred times as long as alone.
+digit; others may differ a little. Two threads beside another busy program took seventy times as long as alone.
 """
 
 import argparse
