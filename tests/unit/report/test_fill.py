@@ -1,6 +1,7 @@
 """Tables within documents, and that those of this repository are what the results say."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,26 @@ def test_rows_of_a_table_can_be_chosen_and_left_out(tmp_path):
 def test_documents_say_what_the_results_say(path):
     tables = make_tables(collect([ROOT / "results"]))[0]
     assert fill(path.read_text(), tables) == path.read_text(), f"run: python scripts/tables.py results --fill {path}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_each_row_says_its_seeds_protocol_cost_and_command(path):
+    marked = re.findall(r"^<!-- (?:results|ablations) .*?^<!-- end of results -->$", path.read_text(), re.S | re.M)
+    lines = [line for text in marked for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
+    heads = [row for row in rows if row[0] in ("| model", "| change")]
+    assert len(heads) == sum(row[0].startswith("| ---") for row in rows) >= len(marked)
+    columns = []
+    for row in rows:
+        if row in heads:
+            columns = [name.rstrip(" |") for name in row]
+        elif not row[0].startswith("| ---"):
+            said = dict(zip(columns, row, strict=True))
+            assert re.match(r"\d+: |\d+ initialisations$|zoo seed \d", said["seeds"]), said
+            assert "s, " in said["training"], said
+            assert said["command"].startswith("`python "), said
+            assert said.get("input", "unchanged") not in ("", "–"), said
+            assert ("&&" in said["command"]) == ("encoder " in said.get("input", "")), "the command alone makes the row"
 
 
 def test_there_are_such_documents():
