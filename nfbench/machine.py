@@ -41,10 +41,23 @@ def peak_memory_mb(trainer: Trainer) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
+def processor() -> str:
+    """The CPU's name as it gives it, or its architecture where it gives none."""
+    with suppress(OSError):  # not Linux
+        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
 def machine(trainer: Trainer) -> dict[str, Any]:
     """What the run ran on."""
-    gpu = torch.cuda.get_device_name() if device_type(trainer) == "cuda" else None
-    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.platform()}
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device_type(trainer) == "cuda" else None,
+        "system": platform.platform(),
+    }
 
 
 def versions() -> dict[str, str]:

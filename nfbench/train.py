@@ -19,7 +19,9 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins import Precision
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from tqdm import tqdm
 
 from nfbench.allocator import keep_freed_memory
@@ -128,6 +130,8 @@ def _run(
         wanted = task.latents(zoo.recipe.w0_hidden) if hasattr(task, "latents") else None
         model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim, latents=wanted)
     task.model = model
+    if cfg.trainer.compile:
+        compile_in_place(model)
     zoo.prepare_data()
     zoo_s = time.monotonic() - began
 
@@ -162,6 +166,9 @@ def _run(
     chosen = read_checkpoint(folder.best)
     task.load_state_dict(chosen["state_dict"])
     began = time.monotonic()
+    validated = best_validation(best)
+    if "mixed" in str(cfg.trainer.precision):
+        validated = in_float32(trainer, task, zoo, cfg.trainer.precision, validated)
     tested: Mapping[str, float] = {}
     if cfg.test:
         tested = trainer.test(task, datamodule=zoo, verbose=False)[0]
@@ -178,7 +185,7 @@ def _run(
         "size": cfg.size,
         **protocol,
         "metric": cfg.task.metric if cfg.test else cfg.task.monitor,
-        "metrics": {**tested, **best_validation(best)},
+        "metrics": {**tested, **validated},
         "params": params,
         "best_epoch": int(chosen["epoch"]),
         "epochs": state.epochs,
@@ -218,6 +225,42 @@ def best_validation(best: ModelCheckpoint) -> dict[str, float]:
     """The monitored metric of the epoch that was chosen."""
     score = best.best_model_score
     return {} if score is None or best.monitor is None else {best.monitor: float(score)}
+
+
+def compile_in_place(model: nn.Module) -> None:
+    """Compiles the parts of a model that tasks call: encoder and decoder where it has them, else the whole.
+
+    In place, so that the names of its weights in a checkpoint stay as they are.
+    """
+    parts = [part for name in ("encoder", "decoder") if isinstance(part := getattr(model, name, None), nn.Module)]
+    for part in parts or [model]:
+        part.compile()
+
+
+def in_float32(
+    trainer: Trainer, task: LightningModule, zoo: LightningDataModule, precision: str, before: Mapping[str, float]
+) -> dict[str, float]:
+    """Leaves mixed precision for good, and validates the chosen epoch again: what is reported is of float32.
+
+    Args:
+        trainer: of the run; all that it does from here on is in float32.
+        task: with the weights of the chosen epoch.
+        zoo: of the run.
+        precision: that the run was trained in.
+        before: the monitored metric in that precision.
+
+    Returns:
+        The same metric in float32.
+    """
+    trainer.strategy.precision_plugin = Precision()
+    loggers, trainer.loggers = trainer.loggers, []  # they have this epoch already
+    try:
+        found = trainer.validate(task, datamodule=zoo, verbose=False)[0]
+    finally:
+        trainer.loggers = loggers
+    for name, value in before.items():
+        log.info("%s of the chosen epoch: %.4f in float32, %.4f in %s", name, found[name], value, precision)
+    return {name: found[name] for name in before}
 
 
 def write_predictions(task: LightningModule, zoo: LightningDataModule, folder: RunFolder) -> None:

@@ -120,12 +120,13 @@ def build_latent_model(task: Any, latent_dim: int) -> nn.Module:
 
 
 def build_trainer(cfg: DictConfig, **objects: Any) -> Trainer:
-    """The Trainer; any flag of its own passes through. The run decides whether a bar can be shown.
+    """The Trainer; any flag of its own passes through. The run decides on the bar and compiles the model.
 
     Raises:
         ValueError: for a flag that Lightning does not know, or one that this project sets itself.
     """
-    given = {key: value for key, value in _arguments(cfg).items() if key != "enable_progress_bar"}
+    ours = ("enable_progress_bar", "compile")
+    given = {key: value for key, value in _arguments(cfg).items() if key not in ours}
     taken = [key for key in given if key in objects]
     if taken:
         raise ValueError(f"trainer.{taken[0]} is set by nfbench itself and cannot be given")

@@ -108,6 +108,7 @@ class TrainerConfig:
     accelerator: str = MISSING
     devices: int = MISSING
     precision: str = MISSING
+    compile: bool = MISSING
     gradient_clip_val: float | None = None
     check_val_every_n_epoch: int = MISSING
     log_every_n_steps: int = MISSING
