@@ -102,7 +102,7 @@ class Inr2ArrayClsConfig(InrClsConfig):
 
 @dataclass
 class TrainerConfig:
-    """The Trainer flags used here. Any other one passes through: `+trainer.limit_train_batches=2`."""
+    """The Trainer flags used here, and `compile`. Any other flag passes through: `+trainer.limit_train_batches=2`."""
 
     max_epochs: int = MISSING
     accelerator: str = MISSING
