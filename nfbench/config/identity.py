@@ -15,6 +15,8 @@ _ELSEWHERE = {
     "task": ("encoder",),  # a run folder, wherever it lies: its hash is in the config
     "trainer": ("enable_progress_bar", "log_every_n_steps"),
 }
+# Keys that are younger than published results, which are named after the others, and their value in those results.
+_YOUNGER: dict[str, dict[str, Any]] = {"trainer": {"compile": False}, "model": {"head_activation": "relu"}}
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -34,8 +36,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         assert isinstance(node, dict)
         left_out = (*_ELSEWHERE.get(group, ()), *(("file",) if node.get("fingerprint") else ()))  # it may lie anywhere
         plain[group] = {str(key): value for key, value in node.items() if key not in left_out}
-    if not plain["trainer"].get("compile"):  # younger than results that are published, under names made of this
-        plain["trainer"].pop("compile", None)
+        for key, value in _YOUNGER.get(group, {}).items():
+            if plain[group].get(key) == value:
+                del plain[group][key]
     return plain
 
 

@@ -68,6 +68,7 @@ class NftConfig(ModelConfig):
     num_queries: int = MISSING
     head_width: int = MISSING
     head_dropout: float = MISSING
+    head_activation: str = MISSING
 
 
 @dataclass
@@ -99,6 +100,7 @@ class NfnGatedConfig(ModelConfig):
     fourier_scale: float = MISSING
     head_width: int = MISSING
     head_dropout: float = MISSING
+    head_activation: str = MISSING
 
 
 @dataclass

@@ -71,13 +71,14 @@ class NFNGated(nn.Module):
         fourier_scale: standard deviation of the Fourier map.
         head_width: hidden width of the head.
         head_dropout: dropout of the head.
+        head_activation: "relu" or "gelu", of the head.
 
     Shapes:
         weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim), invariant to hidden-neuron permutations; without
         out_dim the shapes of the input, equivariant.
 
     Raises:
-        ValueError: an odd width, an unknown layer.
+        ValueError: an odd width, an unknown layer, an unknown activation.
     """
 
     symmetry = "invariant"
@@ -92,6 +93,7 @@ class NFNGated(nn.Module):
         fourier_scale: float = 0.3,
         head_width: int = 256,
         head_dropout: float = 0.0,
+        head_activation: str = "relu",
     ) -> None:
         super().__init__()
         if width % 2:
@@ -105,7 +107,8 @@ class NFNGated(nn.Module):
             self.readout = nn.Sequential(Pointwise(spec, width, 1), LearnedScale(spec))
         else:
             pool = HNPPool(spec)
-            head = MLPHead(pool.num_outputs * width, out_dim, head_width, dropout=head_dropout)
+            size = pool.num_outputs * width
+            head = MLPHead(size, out_dim, head_width, dropout=head_dropout, activation=head_activation)
             self.readout = nn.Sequential(pool, head)
 
     def forward(self, features: WeightSpaceFeatures) -> Tensor | WeightSpaceFeatures:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
 
 class MLPHead(nn.Sequential):
-    """Flatten, then `num_hidden` times (Linear to `width`, ReLU, dropout), then Linear to `out_dim`.
+    """Flatten, then `num_hidden` times (Linear to `width`, activation, dropout), then Linear to `out_dim`.
 
     Args:
         in_features: size of the flattened pooled features.
@@ -14,13 +16,14 @@ class MLPHead(nn.Sequential):
         width: hidden width; the authors use 1,000.
         num_hidden: hidden layers; the authors use 2.
         dropout: before every Linear but the first.
-        norm: layer norm before every ReLU (the authors' residual nets).
+        norm: layer norm before every activation (the authors' residual nets).
+        activation: "relu" (the authors') or "gelu", which has a gradient where all units of a ReLU are zero.
 
     Shapes:
         (B, M, C) with M * C = in_features -> (B, out_dim).
 
     Raises:
-        ValueError: no hidden layer.
+        ValueError: no hidden layer, or an unknown activation.
     """
 
     def __init__(
@@ -31,12 +34,15 @@ class MLPHead(nn.Sequential):
         num_hidden: int = 2,
         dropout: float = 0.0,
         norm: bool = False,
+        activation: str = "relu",
     ) -> None:
         if num_hidden < 1:
             raise ValueError(f"num_hidden must be at least 1, got {num_hidden}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"head_activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         layers: list[nn.Module] = [nn.Flatten(1)]
         for i in range(num_hidden):
             layers.append(nn.Linear(width if i else in_features, width))
             layers += [nn.LayerNorm(width)] if norm else []
-            layers += [nn.ReLU(), nn.Dropout(dropout)]
+            layers += [ACTIVATIONS[activation](), nn.Dropout(dropout)]
         super().__init__(*layers, nn.Linear(width, out_dim))

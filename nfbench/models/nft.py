@@ -39,13 +39,15 @@ class NFT(nn.Module):
         num_queries: learned queries of the pooling.
         head_width: hidden width of the head.
         head_dropout: dropout of the head.
+        head_activation: "relu" or "gelu", of the head.
 
     Shapes:
         weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim), invariant to hidden-neuron permutations; without
         out_dim the shapes of the input, equivariant.
 
     Raises:
-        ValueError: an odd width, a width that num_heads does not divide, or no head of attention at all.
+        ValueError: an odd width, a width that num_heads does not divide, no head of attention at all, or an unknown
+            activation.
     """
 
     symmetry = "invariant"
@@ -65,6 +67,7 @@ class NFT(nn.Module):
         num_queries: int = 16,
         head_width: int = 512,
         head_dropout: float = 0.0,
+        head_activation: str = "relu",
     ) -> None:
         super().__init__()
         if width % 2:
@@ -79,7 +82,8 @@ class NFT(nn.Module):
             self.readout = nn.Sequential(ChannelLayerNorm(spec, width), Pointwise(spec, width, 1), LearnedScale(spec))
         else:
             pool = CrossAttentionPool(width, num_queries, num_heads, ff_factor, dropout)
-            head = MLPHead(num_queries * width, out_dim, head_width, dropout=head_dropout)
+            size = num_queries * width
+            head = MLPHead(size, out_dim, head_width, dropout=head_dropout, activation=head_activation)
             self.readout = nn.Sequential(pool, head)
 
     def forward(self, features: WeightSpaceFeatures) -> Tensor | WeightSpaceFeatures:
