@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## fit a zoo of digits and train an NFT on it (about 6 minutes on 2 cores, no download)
 	$(PY) run.py task=inr_cls model=nft
 
-test: lint  ## lint, types and the fast tests
-	$(PY) -m pytest
+test: lint  ## lint, types and the fast tests, on as many cores as there are (at most 8)
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(PY) -m pytest -m slow

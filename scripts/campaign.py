@@ -5,8 +5,8 @@ python scripts/campaign.py --minutes 60 --machine cpu    # one hour of it; stopp
 python scripts/campaign.py --minutes 60 --jobs 2 --threads 1 --only edit
 
 A finished run is published to results/ at once, and what is there is never run again. A run whose estimate does not fit
-into the time left is not begun, one that takes longer is interrupted: its checkpoint stays. Logs are in
-outputs/campaign/.
+into the time left is not begun, one that takes longer is interrupted: its checkpoint stays, and the next time only the
+rest of it counts. What comes before a cell of --only is run as well. Logs are in outputs/campaign/.
 """
 
 import argparse
@@ -16,14 +16,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from publish import RESULTS, publish
 
 from nfbench.config import errors, register
-from nfbench.config.campaign import MACHINES, Campaign, Step, read_plan
+from nfbench.config.campaign import MACHINES, Campaign, Step, before, read_plan
 from nfbench.config.schema import CONF
+from nfbench.report.results import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = CONF / "campaign.yaml"
@@ -34,7 +39,7 @@ def main() -> None:
     """Does what the command line says.
 
     Raises:
-        ValueError: a plan that is wrong, a cell that does not exist.
+        ValueError: a plan that is wrong, a cell that does not exist, or a published file that is broken.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="show the plan and what of it is done")
@@ -49,14 +54,61 @@ def main() -> None:
     args = parser.parse_args()
     if args.jobs < 1:
         raise ValueError(f"--jobs {args.jobs} must be at least 1")
+    for name in ("plan", "results", "logs"):
+        setattr(args, name, getattr(args, name).resolve())
+    os.chdir(ROOT)  # where run folders are: paths of encoders start here
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         campaign = Campaign(read_plan(args.plan), args.results)
         if args.list:
-            print(listing(campaign.steps()))
+            print(listing(as_it_is_here(campaign)))
             return
         if not work(campaign, args):
             sys.exit(1)
+
+
+def end(number: int, _: object) -> NoReturn:
+    """Ends this process in order, so that its runs are stopped with it."""
+    sys.exit(128 + number)
+
+
+def as_it_is_here(campaign: Campaign) -> list[Step]:
+    """The steps, with what their unfinished runs and the zoos on this machine save."""
+    steps = []
+    for step in campaign.steps():
+        if step.done:
+            steps.append(step)
+        elif step.seed is None:
+            steps.append(replace(step, done=step.cell.script == "build_zoo.py" and is_built(step.cell.run)))
+        else:
+            part = progress(campaign.find(campaign.overrides(step.cell, step.seed))[1])
+            steps.append(replace(step, minutes=step.minutes * (1 - part)))
+    return steps
+
+
+def is_built(overrides: str) -> bool:
+    """Whether the zoo of a config is there, whole."""
+    from nfbench.config.build import build_zoo  # late: it imports torch
+
+    zoo = build_zoo(compose("config", shlex.split(overrides)).zoo)
+    path = getattr(zoo, "path", None)
+    return isinstance(path, Path) and path.exists()
+
+
+def progress(folder: Path) -> float:
+    """How much of a run is done, from 0 to 1, by the epochs or steps behind its last checkpoint."""
+    if (folder / "summary.json").exists():
+        return 1.0
+    rows = read_rows(folder / "metrics.csv")
+    if not rows or not (folder / "checkpoints" / "last.ckpt").exists():
+        return 0.0
+    limits = OmegaConf.load(folder / ".hydra" / "config.yaml").trainer
+    parts = [0.0]
+    for done, limit in ((len(rows), limits.get("max_epochs")), (int(rows[-1]["step"]) + 1, limits.get("max_steps"))):
+        parts += [done / limit] if limit and limit > 0 else []
+    return min(1.0, max(parts))
 
 
 def listing(steps: list[Step]) -> str:
@@ -83,73 +135,96 @@ class Running:
         self.log = logs / f"{step.name.replace(' ', '-')}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         print(f"begin {step.name}: {shlex.join(['python', *command])}", flush=True)
-        with self.log.open("w") as handle:
+        with self.log.open("a") as handle:  # after what it printed before it was interrupted
             paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
             self.process = subprocess.Popen(
                 [sys.executable, *command], cwd=ROOT, stdout=handle, stderr=handle, start_new_session=True,
                 env={**os.environ, "PYTHONPATH": paths},
             )  # fmt: skip
 
-    def stop(self) -> None:
+    def interrupt(self, how: signal.Signals = signal.SIGINT) -> None:
         """Interrupts it, as Ctrl-C does: runs keep their checkpoints."""
-        os.killpg(self.process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, how)
+
+
+def stop(running: list[Running]) -> None:
+    """Interrupts all of them at once; what does not end is killed."""
+    for each in running:
+        each.interrupt()
+    until = time.monotonic() + GRACE_S
+    for each in running:
         try:
-            self.process.wait(GRACE_S)
+            each.process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            each.interrupt(signal.SIGKILL)
+            each.process.wait()
+        print(f"stopped {each.step.name}: it goes on the next time", flush=True)
 
 
 def work(campaign: Campaign, args: argparse.Namespace) -> bool:
     """Runs steps until the time or the plan is at its end; returns whether none failed."""
     deadline = time.monotonic() + 60 * args.minutes
-    steps = [step for step in campaign.steps() if not step.done and step.cell.size in MACHINES[args.machine]]
-    steps = [step for step in steps if args.only is None or args.only in step.cell.name]
-    done = {step.name for step in campaign.steps() if step.done}
-    failed: list[str] = []
+    everything = as_it_is_here(campaign)
+    names = set(campaign.cells) if args.only is None else before(campaign.cells, args.only)
+    steps = [step for step in everything if not step.done and step.cell.size in MACHINES[args.machine]]
+    steps = [step for step in steps if step.cell.name in names]
+    done = {step.name for step in everything if step.done}
+    failed: dict[str, str] = {}
     running: list[Running] = []
     try:
         while True:
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
-                (done.add if finish(campaign, each) else failed.append)(each.step.name)
-            if time.monotonic() > deadline:
-                break
+                if (problem := finish(campaign, each)) is None:
+                    done.add(each.step.name)
+                else:
+                    failed[each.step.name] = problem
             left = (deadline - time.monotonic()) / 60
-            while len(running) < args.jobs:
-                step = next((one for one in steps if one.minutes <= left and ready(campaign, one, done)), None)
-                if step is None:
+            if left < 0:
+                break
+            for step in list(steps):
+                if len(running) == args.jobs:
                     break
+                if step.minutes > left or waits_for(campaign, step, done):
+                    continue
                 steps.remove(step)
-                running.append(begin(campaign, step, args))
+                if (problem := lacks_encoder(campaign, step)) is None:
+                    running.append(begin(campaign, step, args))
+                else:
+                    failed[step.name] = problem
             if not running:
                 break
             time.sleep(0.5)
     finally:
-        for each in running:
-            each.stop()
-            print(f"stopped {each.step.name}: it goes on the next time", flush=True)
+        stop(running)
     for step in steps:
-        print(f"left: {step.name} ({step.minutes:.0f} minutes)")
-    for name in failed:
-        print(f"FAILED: {name}, see {args.logs / name.replace(' ', '-')}.log")
+        first = waits_for(campaign, step, done)
+        print(f"left: {step.name} ({step.minutes:.0f} minutes{f', comes after {first}' if first else ''})")
+    for name, problem in failed.items():
+        print(f"FAILED: {name}: {problem}")
     return not failed
 
 
-def ready(campaign: Campaign, step: Step, done: set[str]) -> bool:
-    """Whether all that has to come first is done, and an encoder that is read is here and not only published."""
-    cell = step.cell
-    for other in (campaign.cells[name] for name in cell.after):
+def waits_for(campaign: Campaign, step: Step, done: set[str]) -> str | None:
+    """What has to come first and is not done."""
+    for other in (campaign.cells[name] for name in step.cell.after):
         first = other.name if other.script else f"{other.name} seed {step.seed}"
         if first not in done:
-            return False
-    encoder = campaign.encoder(cell, step.seed) if step.seed is not None else None
-    if encoder is not None and not (ROOT / encoder / "summary.json").exists():
-        raise ValueError(
-            f"{step.name} reads the encoder in {encoder}, which was published and is not on this machine: run "
-            f"`python run.py {shlex.join(campaign.overrides(campaign.cells[cell.after[0]], step.seed or 0))}` first"
-        )
-    return True
+            return first
+    return None
+
+
+def lacks_encoder(campaign: Campaign, step: Step) -> str | None:
+    """What to do where the encoder that a step reads was published, and is not here."""
+    encoder = campaign.encoder(step.cell, step.seed) if step.seed is not None else None
+    if encoder is None or (encoder / "summary.json").exists():
+        return None
+    train = campaign.overrides(campaign.cells[step.cell.after[0]], step.seed or 0)
+    return (
+        f"it reads the encoder in {encoder}, which was published and is not on this machine: run "
+        f"`python run.py {shlex.join(train)}` first"
+    )
 
 
 def begin(campaign: Campaign, step: Step, args: argparse.Namespace) -> Running:
@@ -162,15 +237,19 @@ def begin(campaign: Campaign, step: Step, args: argparse.Namespace) -> Running:
     return Running(step, ["run.py", *overrides, *more], ROOT / folder, args.logs)
 
 
-def finish(campaign: Campaign, run: Running) -> bool:
-    """Publishes a step's result; whether it has one."""
+def finish(campaign: Campaign, run: Running) -> str | None:
+    """Publishes a step's result; what went wrong, if something did."""
     took = (time.monotonic() - run.began) / 60
-    if run.process.returncode:
-        print(f"failed {run.step.name} after {took:.1f} minutes: {run.log}", flush=True)
-        return False
-    where = publish(run.folder, campaign.results) if run.folder else run.log
+    problem = f"see {run.log}" if run.process.returncode else None
+    try:
+        where = publish(run.folder, campaign.results) if run.folder and problem is None else run.log
+    except ValueError as error:
+        problem = str(error)
+    if problem is not None:
+        print(f"failed {run.step.name} after {took:.1f} minutes: {problem}", flush=True)
+        return problem
     print(f"done {run.step.name} in {took:.1f} minutes: {os.path.relpath(where)}", flush=True)
-    return True
+    return None
 
 
 if __name__ == "__main__":

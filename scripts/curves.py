@@ -7,12 +7,12 @@ Models have colours; dashed lines are of networks that were not canonicalised; b
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from nfbench.report.curves import draw_curves
 from nfbench.report.fill import key_value
+from nfbench.report.results import read_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="where published results are")
     args = parser.parse_intermixed_args()
     facts = dict(key_value(word) for word in args.facts)
-    found = [json.loads(path.read_text()) for path in sorted(args.results.rglob("*.json"))]
+    found = [read_json(path) for path in sorted(args.results.rglob("*.json"))]
     chosen = [one for one in found if all(str(one.get(key)).lower() == value.lower() for key, value in facts.items())]
     if not chosen:
         raise ValueError(f"none of the {len(found)} results in {args.results} has {' '.join(args.facts)}")

@@ -10,6 +10,7 @@ docs/tables.md says what the columns mean.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nfbench.report.fill import fill
@@ -61,15 +62,21 @@ def main() -> None:
         for path in args.fill:
             write_atomically(path, fill(path.read_text(), tables))
             print(f"wrote {path}")
+        show(found.problems, len(found.problems))
         return
     for path in write_tables(args.out, tables, lost, found.problems):
         print(f"wrote {path}")
     rows = sum(len(table.rows) for table in tables)
     print(f"{len(found.runs)} runs and {rows} rows in {len(tables)} tables; {len(found.unfinished)} unfinished runs")
-    for problem in found.problems[:SHOWN]:
+    show(found.problems, SHOWN)
+
+
+def show(problems: Sequence[str], most: int) -> None:
+    """The problems on the screen, at most so many."""
+    for problem in problems[:most]:
         print(f"  {problem}")
-    if len(found.problems) > SHOWN:
-        print(f"  ... and {len(found.problems) - SHOWN} more, all in tables.md")
+    if len(problems) > most:
+        print(f"  ... and {len(problems) - most} more, all in tables.md")
 
 
 if __name__ == "__main__":

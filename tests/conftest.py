@@ -20,6 +20,11 @@ from nfbench.resume import RunState, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores, with the runs that they start
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:

@@ -3,20 +3,22 @@
 A plan is a YAML file, `conf/campaign.yaml`: cells of runs that differ in the seed alone, and zoos built beforehand.
 """
 
-import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra import compose
 from omegaconf import OmegaConf
 
 from nfbench.config.errors import did_you_mean
+from nfbench.report.results import read_json
 
 MACHINES = {"cpu": ("tiny", "cpu"), "gpu": ("full",)}  # sizes that run there
-NOT_IN_A_COMMAND = ("threads=", "encoder=", "logger=")  # of a published one: they change no number
+# Of a published command, what changes no number, and the seed, which its file's name has.
+NOT_IN_A_COMMAND = ("threads=", "encoder=", "logger=", "rerun=", "seed=")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def read_plan(path: Path) -> dict[str, Cell]:
     """The cells of a plan by name.
 
     Raises:
-        ValueError: a key, a cell or a size that is not known, a value that is missing.
+        ValueError: a key, a cell or a size that is not known, a value that is missing or of the wrong kind, or a cell
+            that could never begin: it comes after itself, or after a run of a seed that there is not.
     """
     found = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(found, dict) or set(found) != {"cells"} or not isinstance(found["cells"], dict):
@@ -84,7 +87,15 @@ def read_plan(path: Path) -> dict[str, Cell]:
             raise ValueError(f"{path}: {name} has the key `{key}`{did_you_mean(key, allowed)}")
         for key in {"run", "minutes", "priority"} - set(given):
             raise ValueError(f"{path}: {name} lacks the key `{key}`")
-        lists = {key: tuple(given[key]) for key in ("seeds", "after") if key in given}
+        lists: dict[str, tuple[Any, ...]] = {}
+        for key, kind in (("seeds", int), ("after", str)):
+            if not isinstance(value := given.get(key, []), list) or not all(isinstance(one, kind) for one in value):
+                example = "[0, 1]" if kind is int else "[another_cell]"
+                raise ValueError(f"{path}: {name} has {key}: {value}, which must be a list such as {example}")
+            lists |= {key: tuple(value)} if key in given else {}
+        for key in ("minutes", "priority"):
+            if isinstance(given[key], bool) or not isinstance(given[key], int | float):
+                raise ValueError(f"{path}: {name} has {key}: {given[key]}, which must be a number")
         cells[name] = Cell(name=name, **{**given, **lists})
     for cell in cells.values():
         if cell.size not in sum(MACHINES.values(), ()):
@@ -92,7 +103,39 @@ def read_plan(path: Path) -> dict[str, Cell]:
         for other in cell.after:
             if other not in cells:
                 raise ValueError(f"{path}: {cell.name} comes after {other}, no such cell{did_you_mean(other, cells)}")
+        for first in (cells[other] for other in cell.after if cells[other].script is None):
+            lacking = sorted(set(cell.seeds) - set(first.seeds)) if cell.script is None else ["none, as a script"]
+            if lacking:
+                raise ValueError(
+                    f"{path}: {cell.name} comes after the runs of {first.name}, with the same seed, and has seed "
+                    f"{', '.join(map(str, lacking))}, which {first.name} has not"
+                )
+    for name in cells:
+        if name in {one for other in cells[name].after for one in _chain(cells, other)}:
+            raise ValueError(f"{path}: {name} comes after itself: mend the key `after`")
     return cells
+
+
+def _chain(cells: Mapping[str, Cell], name: str) -> set[str]:
+    """A cell and all that comes before it."""
+    found, waiting = set(), [name]
+    while waiting:
+        if (one := waiting.pop()) not in found:
+            found.add(one)
+            waiting += cells[one].after
+    return found
+
+
+def before(cells: Mapping[str, Cell], text: str) -> set[str]:
+    """The cells whose name contains a text, and all that comes before them.
+
+    Raises:
+        ValueError: there is no such cell.
+    """
+    chosen = [name for name in cells if text in name]
+    if not chosen:
+        raise ValueError(f"no cell has {text!r} in its name{did_you_mean(text, cells)}: `--list` shows all")
+    return set().union(*(_chain(cells, name) for name in chosen))
 
 
 def folder_name(overrides: Sequence[str]) -> tuple[str, Path]:
@@ -109,7 +152,7 @@ def _of_seed_0(overrides: tuple[str, ...]) -> tuple[str, Path]:
 
 
 def words(command: str) -> frozenset[str]:
-    """The overrides of a published command, without those that change no number."""
+    """The overrides of a published command, without those that change no number and the seed."""
     return frozenset(word for word in shlex.split(command)[2:] if not word.startswith(NOT_IN_A_COMMAND))
 
 
@@ -152,11 +195,11 @@ class Campaign:
             path = self.results / task / f"{folder.name}.json"
             return path if path.exists() else None
         # The name of such a run depends on the encoder's checkpoint, which need not be here: told by what was typed.
-        wanted = frozenset([*shlex.split(cell.run), f"seed={seed}"])
-        source = encoder.name.rpartition("-")[2]
+        wanted = frozenset(shlex.split(cell.run))
+        source = f"seed {seed}, {encoder.name.rpartition('-')[2]}"
         for path in sorted(self.results.glob(f"*/*-seed{seed}-*.json")):
-            found = json.loads(path.read_text())
-            if str(found.get("encoder", "")).endswith(source) and words(found["command"]) == wanted:
+            found = read_json(path)
+            if str(found.get("encoder", "")).endswith(source) and words(str(found.get("command"))) == wanted:
                 return path
         return None
 
@@ -166,7 +209,7 @@ class Campaign:
         for cell in sorted(self.cells.values(), key=lambda cell: (cell.priority, cell.script is None)):
             seeds: Iterable[int | None] = cell.seeds if cell.script is None else (None,)
             paths = {seed: self.published(cell, seed) for seed in seeds}
-            taken = [json.loads(path.read_text()).get("wall_s") for path in paths.values() if path is not None]
+            taken = [read_json(path).get("wall_s") for path in paths.values() if path is not None]
             known = [wall / 60 for wall in taken if wall]
             minutes = sum(known) / len(known) if known else float(cell.minutes)
             found += [Step(cell, seed, path is not None, minutes) for seed, path in paths.items()]

@@ -9,14 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nfbench.report.results import is_younger
+
 # Keys that change no number of the result.
 _ELSEWHERE = {
     "zoo": ("data_dir", "zoo_dir", "seed", "threads"),  # the run's seed stands beside the hash
     "task": ("encoder",),  # a run folder, wherever it lies: its hash is in the config
     "trainer": ("enable_progress_bar", "log_every_n_steps"),
 }
-# Keys that are younger than published results, which are named after the others, and their value in those results.
-_YOUNGER: dict[str, dict[str, Any]] = {"trainer": {"compile": False}, "model": {"head_activation": "relu"}}
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -35,10 +35,11 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         node = OmegaConf.to_container(cfg[group], resolve=True)
         assert isinstance(node, dict)
         left_out = (*_ELSEWHERE.get(group, ()), *(("file",) if node.get("fingerprint") else ()))  # it may lie anywhere
-        plain[group] = {str(key): value for key, value in node.items() if key not in left_out}
-        for key, value in _YOUNGER.get(group, {}).items():
-            if plain[group].get(key) == value:
-                del plain[group][key]
+        plain[group] = {
+            str(key): value
+            for key, value in node.items()
+            if key not in left_out and not is_younger(group, str(key), value)
+        }
     return plain
 
 

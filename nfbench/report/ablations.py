@@ -1,4 +1,4 @@
-"""One thing changed at a time: a table of all results whose command is that of one row and some overrides more."""
+"""What a change is worth: a table of all results whose command is that of one row and some overrides more."""
 
 import statistics
 from collections.abc import Sequence
@@ -46,7 +46,8 @@ def ablations(tables: Sequence[Table], command: str) -> str:
     up = 1 if larger_is_better(table.metric) else -1
     changed.sort(key=lambda one: -up * (one[1].mean or 0.0))
     facts = "; ".join(f"{name.replace('_', ' ')} {table.facts[name]}" for name in SAME if name in table.facts)
-    lines = [f"**`{command}` with one thing changed** (our protocol)", "", f"{facts}; unchanged: {first.prepared}.", ""]
+    lines = [f"**`{command}` and what is changed in it** (our protocol)", ""]
+    lines += [f"{facts}; without a change: {first.prepared}.", ""]
     lines += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
     for change, row in [("none", first), *changed]:
         shown = {"change": f"`{change}`" if change != "none" else "none", "seeds": seed_values(row)}

@@ -7,14 +7,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nfbench.report.labels import own_words
 from nfbench.report.results import config_key
 
 # Of Okabe and Ito, told apart by colour-blind readers, too.
+MARKERS = ("", "o", "s", "^", "D", "v")  # of configs that colour and dashes do not tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def draw_curves(path: Path, summaries: Iterable[Mapping[str, Any]], column: str, title: str = "") -> list[str]:
     """A line for each config: the mean over seeds, their range as a band; dashed where networks are not canonicalised.
+
+    Configs that have model, canonical form and augmentation in common have markers, and in their labels the overrides
+    in which their commands differ.
 
     Args:
         path: the PNG to write.
@@ -43,12 +48,18 @@ def draw_curves(path: Path, summaries: Iterable[Mapping[str, Any]], column: str,
     figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     axes = figure.subplots()
     labels = []
-    for (model, raw, extra, _), runs in sorted(groups.items(), key=lambda item: item[0]):
+    for (model, raw, extra, key), runs in sorted(groups.items(), key=lambda item: item[0]):
         seen, values = _aligned(runs, column)
-        label = f"{model}{', as they are' if raw else ''}{f', {extra}' if extra else ''}"
+        namesakes = [name for name in sorted(groups) if name[:-1] == (model, raw, extra)]
+        own = own_words([groups[name] for name in namesakes])[namesakes.index((model, raw, extra, key))]
+        label = ", ".join([f"{model}{', as they are' if raw else ''}{f', {extra}' if extra else ''}", *own])
         label += f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
         colour = COLOURS[models.index(model) % len(COLOURS)]
-        axes.plot(seen, values.mean(0), color=colour, linestyle="--" if raw else "-", linewidth=1.5, label=label)
+        marker = MARKERS[namesakes.index((model, raw, extra, key)) % len(MARKERS)]
+        axes.plot(
+            seen, values.mean(0), color=colour, linestyle="--" if raw else "-", linewidth=1.5, label=label,
+            marker=marker, markersize=3.5,
+        )  # fmt: skip
         if len(runs) > 1:
             axes.fill_between(seen, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
         labels.append(label)

@@ -41,6 +41,9 @@ NEUTRAL = (
 _ELSEWHERE = {
     "seed", "data_dir", "zoo_dir", "threads", "encoder", "encoder_hash", "enable_progress_bar", "log_every_n_steps",
 }  # fmt: skip
+# Keys that are younger than published results, by group, and the value that those had: left out where they have it, so
+# that names and hashes stay. `config_hash` counts on it as well.
+YOUNGER: Mapping[str, Mapping[str, Any]] = {"trainer": {"compile": False}, "model": {"head_activation": "relu"}}
 _HASH = re.compile(r"-seed(\d+)-([0-9a-f]{8})$")
 _SEED = re.compile(r"-seed(\d+)(?:-[0-9a-f]{8})?$")
 
@@ -172,13 +175,15 @@ def _read(file: Path, found: Found) -> None:
         return
     run = Run(file, summary, file.parent if file.name == "summary.json" else None)
     if {"about", "table"} <= set(summary):
-        found.measures.append(run)
+        if _is_measures(summary):
+            found.measures.append(run)
+        else:
+            found.problems.append(f"{file}: left out, since it lacks some of what scripts/measure_zoo.py writes")
         return
     bound = "params" not in summary and "config_hash" not in summary and "measured" in summary
-    missing = [
-        name for name in lacking(summary) if not bound or name in ("task", "dataset", "model", "metric", "metrics")
-    ]
-    needed = {"task", "dataset", "model", "metric", "metrics", "seed", *(() if bound else ("config_hash", "size"))}
+    always = {"task", "dataset", "model", "metric", "metrics", "seed"}
+    missing = [name for name in lacking(summary) if not bound or name in always]
+    needed = always | ({"config_hash", "size"} if not bound else set())
     fatal = [name for name in missing if name in needed or name.startswith("metrics[")]
     if fatal:
         found.problems.append(f"{file}: left out, since it lacks {', '.join(missing)}")
@@ -188,10 +193,25 @@ def _read(file: Path, found: Found) -> None:
     if not all(isinstance(summary.get(name, 0), int) for name in ("seed", "num_train", "params", "examples_seen")):
         found.problems.append(f"{file}: left out, since seed and counts must be whole numbers")
         return
+    if "/" not in str(summary["metric"]):
+        found.problems.append(f"{file}: left out, since its metric {summary['metric']} is not split/name")
+        return
     if not _finite(run):
         found.problems.append(f"{file}: left out, since {summary['metric']} is {summary['metrics'][summary['metric']]}")
+        if not bound:  # its row says so, too
+            found.unfinished.append(Unfinished(file, int(summary["seed"]), str(summary["config_hash"]), None))
         return
     (found.references if bound else found.runs).append(run)
+
+
+def _is_measures(summary: Mapping[str, Any]) -> bool:
+    """Whether a file has all that the table of measures reads."""
+    try:
+        about, lines = summary["about"], summary["table"]
+        int(about["settings"]["seed"]), about["images"]["source"], about["zoo"], about["steps"], about["access"]
+        return all(line["measure"] and math.isfinite(line["tau_accuracy"] or 0.0) for line in lines)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _finite(run: Run) -> bool:
@@ -227,17 +247,27 @@ def typed(command: str) -> tuple[str, ...]:
     return essential(word for word in words if "=" in word)
 
 
+def is_younger(group: str, key: str, value: Any) -> bool:
+    """Whether a key of the config is not counted, since it is one of `YOUNGER` and has the value of old."""
+    known = YOUNGER.get(group, {})
+    return key in known and known[key] == value
+
+
 def config_key(summary: Mapping[str, Any]) -> str:
     """The same for all seeds of an experiment, and for no other.
 
     It is the config's hash, in which the seed has no part. The hash of a run that reads an encoder covers the encoder's
-    weights, which differ by the encoder's seed: there the rest of the config counts, and the hash of the encoder's.
+    weights, which differ by the encoder's seed: there the rest of the config counts, and the hash of the encoder's. An
+    encoder of another seed than the run's is part of the experiment.
     """
     if "encoder" not in summary:
         return str(summary["config_hash"])
-    groups = {name: summary.get("config", {}).get(name) for name in ("task", "model", "zoo", "trainer")}
-    plain = {k: {n: v for n, v in (g or {}).items() if n not in _ELSEWHERE} for k, g in groups.items()}
-    encoder = re.sub(r"\bseed \d+", "", str(summary["encoder"]))
+    groups = {name: summary.get("config", {}).get(name) or {} for name in ("task", "model", "zoo", "trainer")}
+    plain = {
+        group: {k: v for k, v in keys.items() if k not in _ELSEWHERE and not is_younger(group, k, v)}
+        for group, keys in groups.items()
+    }
+    encoder = re.sub(rf"\bseed {summary['seed']}\b", "", str(summary["encoder"]))
     return hashlib.sha256(json.dumps([plain, encoder], sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -257,6 +287,21 @@ def _once(runs: list[Run], problems: list[str]) -> list[Run]:
         elif other.folder is None:
             kept[key] = replace(other, folder=run.folder)
     return list(kept.values())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a result file says.
+
+    Raises:
+        ValueError: it is no JSON, or no object.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): restore it, or publish its run again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no result, but a {type(found).__name__}")
+    return found
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

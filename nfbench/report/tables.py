@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nfbench.report.labels import common_words, own_words
 from nfbench.report.published import (
     Cell,
     anchor,
@@ -106,9 +107,13 @@ class Row:
             return str(len(self.values)) if len(self.values) > 1 else self.drawn
         total = len(self.values) + len(self.failed) + len(self.missing)
         parts = [str(len(self.values))] if total == len(self.values) else [f"{len(self.values)} of {total}"]
-        for name, which in (("failed", self.failed), ("missing", self.missing)):
-            parts += [f"{name} {', '.join(map(str, sorted(which)))}"] * bool(which)
-        return ", ".join(parts)
+        return ", ".join([*parts, *self.lacks])
+
+    @property
+    def lacks(self) -> list[str]:
+        """`failed 2`, `missing 1, 4`: the seeds without a result."""
+        named = (("failed", self.failed), ("missing", self.missing))
+        return [f"{name} {', '.join(map(str, sorted(which)))}" for name, which in named if which]
 
     def get(self, name: str) -> Any:
         """What our runs say under a name; None where there are none or they don't say."""
@@ -167,7 +172,7 @@ def make_tables(found: Found, seeds: Sequence[int] | None = None) -> tuple[list[
         found: what `collect` gave.
         seeds: those that each row should have; None: all that some row of its table has.
     """
-    groups = _groups(found.runs)
+    groups = _groups(found.runs, found.problems)
     _name_encoders(groups.values())
     lost = [run for run in found.unfinished if not _adopt(run, groups)]
     for group in groups.values():
@@ -188,14 +193,17 @@ def make_tables(found: Found, seeds: Sequence[int] | None = None) -> tuple[list[
     return sorted(tables, key=_order), lost
 
 
-def _groups(runs: Iterable[Run]) -> dict[str, Row]:
+def _groups(runs: Iterable[Run], problems: list[str]) -> dict[str, Row]:
     groups: dict[str, Row] = {}
     for run in sorted(runs, key=lambda run: int(run.summary["seed"])):
         kept = {name: run.summary.get(name) for name in PREPARED}
         key = repr((protocol(run.summary), kept, run.summary["model"], config_key(run.summary)))
-        row = groups.setdefault(key, Row(str(run.summary["model"]), run=run))
+        row, seed = groups.setdefault(key, Row(str(run.summary["model"]), run=run)), int(run.summary["seed"])
+        if seed in row.values:  # of an encoder that was trained again, so with other weights
+            problems.append(f"{run.path}: left out, since {row.runs[-1].path} is of the same config and seed {seed}")
+            continue
         row.runs.append(run)
-        row.values[int(run.summary["seed"])] = run.value
+        row.values[seed] = run.value
     return groups
 
 
@@ -316,7 +324,8 @@ def _measures(runs: Iterable[Run]) -> list[Table]:
         _, rows = groups.setdefault(repr(facts), (facts, {}))
         for line in run.summary["table"]:
             row = rows.setdefault(line["measure"], Row(line["measure"], run=run))
-            row.values[int(about["settings"]["seed"])] = float(line["tau_accuracy"])
+            if line["tau_accuracy"] is not None:  # None: one value for all networks, which has no order
+                row.values[int(about["settings"]["seed"])] = float(line["tau_accuracy"])
             row.runs.append(run)
             row.note = f"expected sign {line['expected_sign']:+d}" if line.get("expected_sign") else ""
     metric = "tau with test accuracy"
@@ -326,8 +335,7 @@ def _measures(runs: Iterable[Run]) -> list[Table]:
 
 def overrides(row: Row) -> list[str]:
     """The overrides that all seeds of a row were run with; not the encoder, which the row names beside."""
-    commands = [typed(str(run.summary.get("command"))) for run in row.runs]
-    return [word for word in commands[0] if not word.startswith("encoder=") and all(word in one for one in commands)]
+    return common_words([run.summary for run in row.runs])
 
 
 def _finish(table: Table, seeds: Sequence[int] | None) -> None:
@@ -343,12 +351,11 @@ def _finish(table: Table, seeds: Sequence[int] | None) -> None:
             row.best = anchor(table.task, table.facts["dataset"], table.facts["zoo"], table.metric, str(access))
         elif row.run is not None and access and (row.cell is not None or row.get("params") is not None):
             row.best = anchor(table.task, *place(row.run.summary), table.metric, str(access))
-    for row in trained:
-        namesakes = [other for other in trained if other.label.split()[0] == row.label]
-        words = [overrides(other) for other in namesakes]
-        own = [word for word in overrides(row) if not all(word in others for others in words)]
-        # One that has nothing of its own keeps the plain name.
-        row.label = " ".join([row.label, *own]) if len(namesakes) > 1 else row.label
+    for name in {row.label for row in trained}:
+        namesakes = [row for row in trained if row.label == name]
+        words = own_words([[run.summary for run in row.runs] for row in namesakes])
+        for row, own in zip(namesakes, words, strict=True):
+            row.label = " ".join([name, *own])  # one that has nothing of its own keeps the plain name
     if table.task == "measures":  # of which the sign says nothing about how good they are
         table.rows.sort(key=lambda row: -abs(row.mean or 0))
         return

@@ -40,7 +40,7 @@ def display(table: Table, row: Row) -> dict[str, str]:
         "input": row.prepared or "–",
         "parameters": _count(row.get("params")),
         "examples seen": _count(row.get("examples_seen")),
-        "training": f"{_encoder_seconds(row)}{sum(wall) / len(wall):,.0f} s, {machine(row)}" if wall else "–",
+        "training": f"{_encoder_seconds(row)}{_typical(wall)} s, {machine(row)}" if wall else "–",
         "command": row.command or "–",
     }
 
@@ -49,6 +49,13 @@ def seconds(row: Row) -> list[float]:
     """What each run took, as far as they say; of a result without training, what its command took."""
     runs = row.runs or ([row.run] if row.run else [])
     return [run.summary["wall_s"] for run in runs if isinstance(run.summary.get("wall_s"), int | float)]
+
+
+def _typical(wall: Sequence[float]) -> str:
+    """The mean; the range where runs are far apart, as those on different machines are."""
+    if max(wall) > 1.5 * min(wall):
+        return f"{min(wall):,.0f}–{max(wall):,.0f}"
+    return f"{sum(wall) / len(wall):,.0f}"
 
 
 def _encoder_seconds(row: Row) -> str:
@@ -76,10 +83,10 @@ def ours(row: Row) -> str:
 
 
 def seed_values(row: Row) -> str:
-    """`0: 0.92, 1: 0.91`: the result of each seed."""
+    """`0: 0.92, 1: 0.91, failed 2`: the result of each seed, and those that have none while other rows have them."""
     if row.get("params") is None:
         return row.seeds
-    return ", ".join(f"{seed}: {value:.4f}" for seed, value in sorted(row.values.items()))
+    return ", ".join([*(f"{seed}: {value:.4f}" for seed, value in sorted(row.values.items())), *row.lacks])
 
 
 def difference(row: Row) -> str:

@@ -48,6 +48,17 @@ def test_lines_points_and_bands(tmp_path, monkeypatch):
         assert picture.size[0] > 500
 
 
+def test_configs_of_one_model_are_told_apart(tmp_path):
+    command = "python run.py task=inr_cls model=nft"
+    given = [
+        with_curve([0.2], command=f"{command} seed=0", config_hash="a"),
+        with_curve([0.3], command=f"{command} task.lr=1e-3 seed=0 threads=1", config_hash="b"),
+        with_curve([0.3], command=f"{command} task.lr=1e-3 seed=1", config_hash="b", seed=1),
+    ]
+    labels = curves.draw_curves(tmp_path / "a.png", given, "val/acc")
+    assert labels == ["nft, as they are (1 seed)", "nft, as they are, task.lr=1e-3 (2 seeds)"]
+
+
 def test_what_is_said_without_a_curve(tmp_path):
     with pytest.raises(ValueError, match=r"no result has a curve of val/psnr\. There are curves of val/acc"):
         curves.draw_curves(tmp_path / "a.png", [with_curve([0.1])], "val/psnr")
@@ -71,6 +82,10 @@ def test_the_script_chooses_by_facts(tmp_path, monkeypatch, capsys):
 
     run("dataset=digits", "canonicalized=" + str(summary()["canonicalized"]).lower())
     assert capsys.readouterr().out.startswith("other")
+    (tmp_path / "half.json").write_text("{")
+    with pytest.raises(ValueError, match=r"half\.json is no JSON"):
+        run("dataset=digits")
+    (tmp_path / "half.json").unlink()
     for words, message in ((["dataset=svhn"], "none of the 2 results"), (["digits"], "is not key=value")):
         with pytest.raises(ValueError, match=message):
             run(*words)

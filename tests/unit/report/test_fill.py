@@ -88,11 +88,11 @@ def test_ablations_are_the_results_of_one_command_and_more(tmp_path):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")][2:]
     assert [row[:4] for row in rows] == [
         ["none", "0.7500 ± 0.2500", "–", "0: 0.5000, 1: 0.7500, 2: 1.0000"],
-        ["`model.pool=np`", "0.6250 ± 0.1768", "+0.0000 ± 0.3536", "0: 0.7500, 1: 0.5000"],
+        ["`model.pool=np`", "0.6250 ± 0.1768", "+0.0000 ± 0.3536", "0: 0.7500, 1: 0.5000, missing 2"],
         ["`zoo.num_views=1`", "0.0000", "-0.5000", "0: 0.0000"],
     ]
     assert rows[1][-1] == "`python run.py task=inr_cls model=nft model.pool=np seed=0`"
-    assert "num test 400; unchanged: raw." in text
+    assert "num test 400; without a change: raw." in text
 
 
 def test_rows_of_a_table_can_be_chosen_and_left_out(tmp_path):

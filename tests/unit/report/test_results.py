@@ -8,6 +8,7 @@ import pytest
 from run_folders import summary, write_run, write_unfinished
 
 from nfbench.report.results import FIELDS, WITHOUT, collect, config_key, lacking, typed
+from nfbench.report.tables import make_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMITTED = sorted((ROOT / "results").rglob("*.json"))
@@ -59,6 +60,26 @@ def test_broken_files_are_named_and_the_others_read(tmp_path):
                  "nan/summary.json: left out, since test/acc is nan", "thin.json: lacks machine, commit"):  # fmt: skip
         assert name in told
     assert len(found.problems) == 5
+    assert [(run.seed, run.config_hash) for run in found.unfinished] == [(2, summary()["config_hash"])]
+
+
+def test_odd_files_are_named(tmp_path):
+    bound = {"task": "inr_edit", "dataset": "mnist", "model": "own_fit", "metric": "test/mse", "measured": 5}
+    (tmp_path / "bound.json").write_text(json.dumps({**bound, "metrics": {"test/mse": 0.5}}))
+    (tmp_path / "metric.json").write_text(json.dumps(summary(metric="acc", metrics={"acc": 0.5})))
+    about = {"settings": {"seed": 0}, "images": {"source": "x"}, "zoo": "z", "steps": "final", "access": "weights"}
+    line = {"measure": "norm", "tau_accuracy": None}
+    (tmp_path / "fine.json").write_text(json.dumps({"about": about, "table": [line]}))
+    (tmp_path / "table.json").write_text(json.dumps({"about": about, "table": [{"measure": "norm"}]}))
+    (tmp_path / "about.json").write_text(json.dumps({"about": {}, "table": []}))
+    found = collect([tmp_path])
+    told = "\n".join(found.problems)
+    for text in ("bound.json: left out, since it lacks seed", "metric.json: left out, since its metric acc is not",
+                 "table.json: left out, since it lacks some of what", "about.json: left out"):  # fmt: skip
+        assert text in told
+    assert len(found.problems) == 4
+    (table,) = [table for table in make_tables(found)[0] if table.task == "measures"]
+    assert [(row.label, row.mean) for row in table.rows] == [("norm", None)], "no order among equal values"
 
 
 def test_a_missing_path_is_an_error(tmp_path):
@@ -99,6 +120,11 @@ def test_seeds_of_an_encoder_are_one_experiment_and_other_encoders_are_not():
     assert config_key(first) == config_key(run(1, "inr2array nft, seed 1, aaaaaaaa", "22222222"))
     assert config_key(first) != config_key(run(1, "inr2array nft, seed 1, bbbbbbbb", "22222222"))
     assert config_key(first) != config_key(run(0, first["encoder"], "11111111", model={"width": 3}))
+    assert config_key(first) != config_key(run(1, first["encoder"], "11111111")), "of another seed than the run"
+    younger = {"model": {"head_activation": "relu"}, "trainer": {"compile": False}}
+    assert config_key(first) == config_key(run(1, "inr2array nft, seed 1, aaaaaaaa", "22222222", **younger))
+    younger["model"]["head_activation"] = "gelu"
+    assert config_key(first) != config_key(run(1, "inr2array nft, seed 1, aaaaaaaa", "22222222", **younger))
 
 
 def test_neutral_overrides_do_not_count():
@@ -108,10 +134,43 @@ def test_neutral_overrides_do_not_count():
     assert typed(command) == ("+trainer.limit_train_batches=2", "a.b=[1, 2]", "model=nft")
 
 
-def test_publish_refuses_a_summary_that_lacks_a_field(tmp_path):
+@pytest.fixture
+def script():
     spec = importlib.util.spec_from_file_location("publish", ROOT / "scripts" / "publish.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_no_published_result_takes_the_place_of_another(tmp_path, script):
+    results = tmp_path / "results"
+    names = ["0-inr_cls-nft-siren_digits-seed0", "1-inr_cls-nft-siren_digits-seed0"]  # of a sweep: without hashes
+    folders = [
+        write_run(tmp_path / name, value=0.1 * n, config_hash=f"{n}0000000", zoo="siren_digits")
+        for n, name in enumerate(names)
+    ]
+    published = [script.publish(folder, results) for folder in folders]
+    assert [path.name for path in published] == [f"nft-siren_digits-seed0-{n}0000000.json" for n in range(2)]
+    again = write_run(tmp_path / "again", value=0.5, config_hash="00000000", zoo="siren_digits")
+    with pytest.raises(ValueError, match=r"0000.json is of the same config and seed and says .*0\.0.*--replace"):
+        script.publish(again, results)
+    assert json.loads(published[0].read_text())["metrics"]["test/acc"] == 0
+    assert script.publish(again, results, replace=True) == published[0]
+    assert json.loads(published[0].read_text())["metrics"]["test/acc"] == 0.5
+
+
+@pytest.mark.parametrize("change", [{"task": "../../x"}, {"task": "/tmp/x"}, {"zoo": "a/b"}, {"model": "../x"},
+                                    {"config_hash": "../../../aaaaaaaa"}])  # fmt: skip
+def test_a_strange_summary_is_published_nowhere(tmp_path, script, change):
+    folder = write_run(tmp_path / "deep" / "deeper" / "run")
+    (folder / "summary.json").write_text(json.dumps(summary(**change)))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"is of task .* and would be named .*: tasks are inr_cls, "):
+        script.publish(folder, tmp_path / "deep" / "results")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_publish_refuses_a_summary_that_lacks_a_field(tmp_path, script):
     folder = write_run(tmp_path / "run")
     target = script.publish(folder, tmp_path / "results")
     assert json.loads(target.read_text()) == json.loads((folder / "summary.json").read_text())

@@ -12,7 +12,7 @@ from run_folders import summary, write_run, write_unfinished
 
 from nfbench.report.results import collect
 from nfbench.report.tables import PROTOCOL, make_tables
-from nfbench.report.write_tables import as_csv, display, escape, latex, markdown, write_tables
+from nfbench.report.write_tables import as_csv, display, escape, latex, markdown, seed_values, write_tables
 
 FULL = {
     "dataset": "mnist", "definition": "nfn", "zoo": "siren_mnist", "split": "official", "views": 10, "num_train": 45000,
@@ -84,6 +84,30 @@ def test_missing_and_failed_seeds_are_shown(tmp_path):
     assert "nfn_np-siren_digits-seed0-55555555" in markdown(tables, unfinished, [])
     tables, _, _ = tables_of(tmp_path, seeds=[0, 1, 2, 3, 4, 5])
     assert {row.label: row.seeds for row in own(tables)[0].rows}["nft"] == "5 of 6, missing 5"
+
+
+def test_a_seed_that_diverged_and_one_that_is_there_twice_are_not_passed_over(tmp_path):
+    changes = {"task": "inr2array_cls", "encoder": "inr2array nft, seed 0, aaaaaaaa", "config": {}}
+    runs = [summary(), summary(seed=1, value=math.nan)]
+    runs += [summary(config_hash=f"{n}0000000", value=0.5 + 0.1 * n, wall_s=10.0 * n, **changes) for n in (1, 2)]
+    tables, lost, problems = tables_of(write(tmp_path, *runs))
+    rows = {table.task: table.rows[0] for table in own(tables)}
+    assert seed_values(rows["inr_cls"]) == f"0: {summary()['metrics']['test/acc']:.4f}, failed 1"
+    assert rows["inr2array_cls"].values == {0: 0.6}, "of an encoder that was trained again, the first"
+    assert len(rows["inr2array_cls"].runs) == 1
+    assert lost == []
+    assert any("left out, since test/acc is nan" in problem for problem in problems)
+    assert any(
+        "3.json: left out, since" in problem and "2.json is of the same config" in problem for problem in problems
+    )
+
+
+def test_a_cost_of_different_machines_is_a_range(tmp_path):
+    runs = [summary(seed=seed, wall_s=wall) for seed, wall in enumerate((1000.0, 1400.0, 1501.0))]
+    (table,) = own(tables_of(write(tmp_path, *runs))[0])
+    assert display(table, table.rows[0])["training"].startswith("1,000–1,501 s, ")
+    (table,) = own(tables_of(write(tmp_path, *runs[:2], summary(seed=2, wall_s=1500.0)))[0])
+    assert display(table, table.rows[0])["training"].startswith("1,300 s, ")
 
 
 def test_a_failed_run_of_a_sweep_is_found_by_what_was_typed(tmp_path):
