@@ -15,6 +15,7 @@ import torch
 from lightning import Trainer
 
 from nfbench import __version__
+from nfbench.allocator import hand_back_freed_memory
 
 
 def device_type(trainer: Trainer) -> str:
@@ -24,6 +25,7 @@ def device_type(trainer: Trainer) -> str:
 
 def reset_peak_memory() -> None:
     """Starts the measurement of this run: the jobs of a sweep share a process."""
+    hand_back_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # not Linux, or not allowed: then the peak is the process's since its start

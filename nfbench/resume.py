@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nfbench.config.identity import differences
@@ -69,6 +69,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError:
             temporary.unlink(missing_ok=True)  # half a file would only fill the disk further
             raise
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Goes on with the best epoch so far where the run's folder has been moved, or is seen under another path.
+
+    Lightning forgets its score then, and the next epoch would take the place of a better one.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the state of a checkpoint whose best epoch lies here for one of this folder."""
+        there, here = str(state_dict.get("dirpath")), str(self.dirpath)
+        best = os.path.basename(str(state_dict.get("best_model_path")))
+        if there != here and best and os.path.isfile(os.path.join(here, best)):
+
+            def moved(path: str) -> str:
+                return os.path.join(here, os.path.basename(path)) if path else path
+
+            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            state_dict = {**state_dict, "dirpath": here, **{key: moved(state_dict[key]) for key in paths}}
+            state_dict["best_k_models"] = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict)
 
 
 class RunState(Callback):

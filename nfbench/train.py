@@ -6,10 +6,9 @@ Four hops from the command line: run.py -> run(cfg) -> build_*(cfg) -> trainer.f
 import importlib
 import logging
 import os
-import sys
 import time
-import warnings
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins import Precision
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from tqdm import tqdm
 
 from nfbench.allocator import keep_freed_memory
 from nfbench.cluster import cluster_plugins, slurm_job
@@ -32,8 +30,10 @@ from nfbench.config.errors import did_you_mean
 from nfbench.config.identity import config_hash, identity
 from nfbench.config.job import Job
 from nfbench.machine import commit, device_type, machine, peak_memory_mb, reset_peak_memory, versions
+from nfbench.progress import EpochBar, progress, quiet_lightning
+from nfbench.report.published import larger_is_better
 from nfbench.report.run_folder import RunFolder
-from nfbench.resume import AtomicCheckpointIO, RunState, check_same_run, read_checkpoint
+from nfbench.resume import AtomicCheckpointIO, BestCheckpoint, RunState, check_same_run, read_checkpoint
 from nfbench.tracking import MetricsCSV, WandbView, log_protocol, log_result, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,11 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
     """
     if cfg.size not in SIZES:
         raise ValueError(f"size={cfg.size} is unknown: choose one of {', '.join(SIZES)}")
+    if cfg.trainer.devices != 1:
+        raise ValueError(
+            f"trainer.devices={cfg.trainer.devices}: a run takes one device. To use several, give each a run of its "
+            "own, in a sweep (-m) or with CUDA_VISIBLE_DEVICES"
+        )
     cfg = adopt_encoder(cfg, job.overrides)
     report = report_module(cfg.task.report)
     folder = RunFolder(job.folder)
@@ -66,7 +71,10 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
         done = folder.summary()
         if done is not None:
             if done.get("config_hash") != config_hash(cfg) or done.get("seed") != cfg.seed:
-                raise ValueError(f"{folder.shown} holds a finished run of another config: choose another hydra.run.dir")
+                raise ValueError(
+                    f"{folder.shown} holds a finished run of another config: choose another hydra.run.dir, or for a "
+                    "sweep another hydra.sweep.dir"
+                )
             if done.get("picture") is None:
                 done = draw(report, folder, done)
             log.info("finished before; rerun=true trains it again\n%s", result_line(done, folder))
@@ -113,15 +121,13 @@ def _run(
     quiet_lightning()
     keep_freed_memory()
     reset_peak_memory()
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    torch.set_num_threads(cfg.threads or default_threads())  # the jobs of a sweep share a process
     seed_everything(cfg.seed, workers=True, verbose=False)
 
     began = time.monotonic()
     zoo = build_zoo(cfg.zoo)
     task = build_task(cfg.task, zoo)
-    for key in ("metric", "monitor"):
-        check_metric(key, cfg.task[key], getattr(task, "metrics", (cfg.task[key],)))
+    check_metrics(cfg, getattr(task, "metrics", None))
     if "encoder_hash" in cfg.task:  # the zoo's latents take its place, and a Transformer that reads them the model's
         encoder = load_encoder(cfg.task.encoder, zoo)
         zoo = build_latent_zoo(task, zoo, encoder, encoder.about(), job.folder / "latents.h5")
@@ -130,6 +136,7 @@ def _run(
         wanted = task.latents(zoo.recipe.w0_hidden) if hasattr(task, "latents") else None
         model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim, latents=wanted)
     task.model = model
+    task.check_model()
     if cfg.trainer.compile:
         compile_in_place(model)
     zoo.prepare_data()
@@ -138,7 +145,7 @@ def _run(
     state = RunState(cfg.seed, me)
     checkpoints = job.folder / "checkpoints"
     same: dict[str, Any] = {"dirpath": checkpoints, "enable_version_counter": False, "save_on_train_epoch_end": True}
-    best = ModelCheckpoint(filename="best", monitor=cfg.task.monitor, mode=cfg.task.mode, **same)
+    best = BestCheckpoint(filename="best", monitor=cfg.task.monitor, mode=cfg.task.mode, **same)
     last = ModelCheckpoint(filename="last", **same)
     shown = [WandbView(cfg.task.name, job.folder), *progress(cfg)]
     trainer = build_trainer(
@@ -167,8 +174,8 @@ def _run(
     task.load_state_dict(chosen["state_dict"])
     began = time.monotonic()
     validated = best_validation(best)
-    if "mixed" in str(cfg.trainer.precision):
-        validated = in_float32(trainer, task, zoo, cfg.trainer.precision, validated)
+    if trainer.precision not in ("32-true", "64-true"):  # the Trainer's name of it: "bf16" is one of bf16-mixed
+        validated = in_float32(trainer, task, zoo, validated)
     tested: Mapping[str, float] = {}
     if cfg.test:
         tested = trainer.test(task, datamodule=zoo, verbose=False)[0]
@@ -221,6 +228,12 @@ def result_line(summary: Mapping[str, Any], folder: RunFolder) -> str:
     )
 
 
+@cache
+def default_threads() -> int:
+    """Torch's own choice, asked before a run makes another."""
+    return torch.get_num_threads()
+
+
 def best_validation(best: ModelCheckpoint) -> dict[str, float]:
     """The monitored metric of the epoch that was chosen."""
     score = best.best_model_score
@@ -238,21 +251,23 @@ def compile_in_place(model: nn.Module) -> None:
 
 
 def in_float32(
-    trainer: Trainer, task: LightningModule, zoo: LightningDataModule, precision: str, before: Mapping[str, float]
+    trainer: Trainer, task: LightningModule, zoo: LightningDataModule, before: Mapping[str, float]
 ) -> dict[str, float]:
-    """Leaves mixed precision for good, and validates the chosen epoch again: what is reported is of float32.
+    """Leaves a lower precision for good, and validates the chosen epoch again: what is reported is of float32.
 
     Args:
         trainer: of the run; all that it does from here on is in float32.
         task: with the weights of the chosen epoch.
         zoo: of the run.
-        precision: that the run was trained in.
-        before: the monitored metric in that precision.
+        before: the monitored metric in the precision that the run was trained in.
 
     Returns:
         The same metric in float32.
     """
+    precision = trainer.precision
     trainer.strategy.precision_plugin = Precision()
+    if "true" in precision:  # the weights themselves
+        task.float()
     loggers, trainer.loggers = trainer.loggers, []  # they have this epoch already
     try:
         found = trainer.validate(task, datamodule=zoo, verbose=False)[0]
@@ -313,6 +328,25 @@ def report_module(name: str | None) -> ModuleType | None:
     return found
 
 
+def check_metrics(cfg: DictConfig, known: Iterable[str] | None) -> None:
+    """Finds metrics that will not be there, and a mode that would keep the worst epoch, before anything is trained.
+
+    Raises:
+        ValueError: with what `task.metric`, `task.monitor` and `task.mode` may be.
+    """
+    for key, stage in (("monitor", "val"), ("metric", "test")):
+        name = cfg.task[key]
+        if key == "metric" and not cfg.test:
+            continue
+        if known is not None:  # val/acc/tensor and the like are measured with the test
+            check_metric(key, name, [one for one in known if one.startswith(f"{stage}/") and one.count("/") == 1])
+    wanted = "max" if larger_is_better(cfg.task.monitor) else "min"
+    if known is not None and cfg.task.monitor != "val/kl" and cfg.task.mode != wanted:  # neither is better there
+        raise ValueError(
+            f"task.mode={cfg.task.mode} keeps the epoch with the worst {cfg.task.monitor}: give task.mode={wanted}"
+        )
+
+
 def check_metric(key: str, name: str, known: Iterable[str]) -> None:
     """Raises ValueError where `task.<key>` names no metric that the task logs."""
     if name not in known:
@@ -326,67 +360,3 @@ def draw(report: ModuleType | None, folder: RunFolder, summary: dict[str, Any]) 
     summary = {**summary, "picture": report.draw(folder.path).name}
     folder.write_summary(summary)
     return summary
-
-
-class EpochBar(TQDMProgressBar):
-    """Lightning's bar on one line: validation is too short here for a bar of its own."""
-
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Names the epoch and how many there will be."""
-        super().on_train_epoch_start(trainer, *_)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-
-    def init_validation_tqdm(self) -> Any:
-        """No bar."""
-        return tqdm(disable=True)
-
-    def init_test_tqdm(self) -> Any:
-        """No bar."""
-        return tqdm(disable=True)
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The loss of this step and the latest validation metric, nothing twice."""
-        shown = super().get_metrics(trainer, pl_module)
-        return {k.removesuffix("_step"): v for k, v in shown.items() if not k.endswith("_epoch") and k != "v_num"}
-
-
-class EpochLines(Callback):
-    """A line every few seconds instead of a bar, where the output goes to a file."""
-
-    def __init__(self, every_s: float = 10.0) -> None:
-        self.every_s = every_s
-        self._next = 0.0
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the epoch's metrics, if the last line is a while ago or this is the last epoch."""
-        final = trainer.current_epoch + 1 == trainer.max_epochs
-        if time.monotonic() < self._next and not final:
-            return
-        self._next = time.monotonic() + self.every_s
-        metrics = {k: v for k, v in sorted(trainer.callback_metrics.items()) if not k.endswith(("_step", "_epoch"))}
-        shown = "  ".join(f"{key} {float(value):.4f}" for key, value in metrics.items())
-        log.info("epoch %d/%s  %s", trainer.current_epoch + 1, trainer.max_epochs, shown)
-
-
-def progress(cfg: DictConfig) -> list[Callback]:
-    """A bar on a terminal, lines elsewhere, nothing where it is turned off."""
-    if not cfg.trainer.enable_progress_bar:
-        return []
-    return [EpochBar()] if sys.stdout.isatty() else [EpochLines()]
-
-
-def quiet_lightning() -> None:
-    """Keeps Lightning's useful warnings and hides those that are wrong or idle here."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # its hints on devices, tips and restored paths
-    idle = (
-        ".*does not have many workers.*",  # the zoo is one tensor on the device: workers would slow it down
-        ".*smaller than the logging interval.*",  # metrics.csv has a row an epoch in any case
-        ".*Checkpoint directory .* exists and is not empty.*",  # that is what a resume is
-        ".*The dirpath has changed from.*",  # ckpt_path=... of another folder, as asked for
-        ".*could not find the monitored key.*",  # an epoch without validation; a key nobody logs is refused before
-        ".*`srun` command is available.*",  # Slurm is installed, and this run was not meant for it
-        ".*LeafSpec.*is deprecated.*",  # within Lightning, about torch's internals
-    )
-    for pattern in idle:
-        warnings.filterwarnings("ignore", pattern)

@@ -5,7 +5,8 @@ python scripts/edit_bounds.py task=inr_edit zoo=siren_cifar10 zoo.num_images=600
 
 Builds the zoo if it isn't there, fits a network to each edited test image (a zoo of 5,000 steps: 12 a second on 2
 cores), and writes results/inr_edit/{identity,own_fit}-<zoo>-<edit>-<recipe>-<images>.json, in the form of a run's
-summary. Model and training in the config make no difference here.
+summary. Model and training in the config make no difference here. Files of another dataset, split or zoo file are not
+overwritten: name another --out.
 """
 
 import json
@@ -56,9 +57,13 @@ def main(arguments: list[str]) -> None:
 
 
 def bounds(cfg: DictConfig, count: int | None, out: Path, arguments: list[str]) -> list[Path]:
-    """Computes both, prints them, and writes their files."""
+    """Computes both, prints them, and writes their files.
+
+    Raises:
+        ValueError: as `edit_bounds`; files that are there and say something of other data.
+    """
     from nfbench.config.build import build_zoo  # here, so that --help and typos import no torch
-    from nfbench.zoos.edit_bounds import edit_bounds
+    from nfbench.zoos.edit_bounds import BOUNDS, edit_bounds
 
     zoo = build_zoo(cfg.zoo)
     if not hasattr(zoo, "edits"):
@@ -66,7 +71,11 @@ def bounds(cfg: DictConfig, count: int | None, out: Path, arguments: list[str]) 
     zoo.prepare_data()
     zoo.setup()
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    ending = f"{cfg.zoo.name}-{cfg.task.edit}-{zoo.recipe.hash[:8]}-{count or len(zoo.split.test)}.json"
+    paths = {name: out / f"{name}-{ending}" for name in BOUNDS}
+    about = {"zoo": cfg.zoo.name, "seed": cfg.zoo.get("zoo_seed", 0), **zoo.protocol}
+    for path in paths.values():
+        check_same(path, about)
     start = time.perf_counter()
     both = edit_bounds(zoo, cfg.task.edit, count)
     wall_s = round(time.perf_counter() - start, 2)
@@ -76,9 +85,7 @@ def bounds(cfg: DictConfig, count: int | None, out: Path, arguments: list[str]) 
         summary: dict[str, Any] = {
             "task": "inr_edit",
             "model": name,
-            "zoo": cfg.zoo.name,
-            "seed": cfg.zoo.get("zoo_seed", 0),
-            **zoo.protocol,
+            **about,
             "measured": len(found),
             "metric": "test/mse",
             "metrics": {"test/mse": mse, "test/mse_unit": mse / 4},
@@ -87,9 +94,27 @@ def bounds(cfg: DictConfig, count: int | None, out: Path, arguments: list[str]) 
             "command": " ".join(["python", "scripts/edit_bounds.py", *arguments]),
             "config": {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("task", "zoo")},
         }
-        paths.append(out / f"{name}-{cfg.zoo.name}-{cfg.task.edit}-{zoo.recipe.hash[:8]}-{len(found)}.json")
-        paths[-1].write_text(json.dumps(summary, indent=1) + "\n")
-    return paths
+        paths[name].write_text(json.dumps(summary, indent=1) + "\n")
+    return list(paths.values())
+
+
+def check_same(path: Path, about: dict[str, Any]) -> None:
+    """Raises ValueError where ``path`` is there and is of other data than ``about`` says: names do not tell them apart.
+
+    Other versions may say more or less, so only what both say is compared.
+    """
+    if not path.exists():
+        return
+    try:
+        found = dict(json.loads(path.read_text()))
+        differ = [key for key in about.keys() & found.keys() if found[key] != json.loads(json.dumps(about[key]))]
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is there and cannot be read ({error}): move it away, or name another --out"
+        ) from error
+    if differ:
+        lines = "".join(f"\n  {key}: there {found[key]}, now {about[key]}" for key in sorted(differ))
+        raise ValueError(f"{path} is there, of other data:{lines}\nMove it away, or name another --out.")
 
 
 if __name__ == "__main__":

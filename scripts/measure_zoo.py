@@ -9,6 +9,7 @@ data: it reads training images. A run that was killed goes on when the same comm
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -28,10 +29,11 @@ from nfbench.config.schema import CONF
 from nfbench.measures import MEASURES, Settings, measure
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.classifiers import split_runs
-from nfbench.zoos.measures import Columns, PartialMeasures, read_measures, training_sample
+from nfbench.zoos.measures import Columns, PartialMeasures, measures_lock, read_measures, training_sample
 from nfbench.zoos.store import ZooData, fingerprint, read_zoo
 
 CHUNK = 64  # networks between two writes
+KEY = re.compile(r"[+~]*[\w.]+")  # of an override
 HELP = {
     "images": "how many training images",
     "seed": "of the directions and the start of Lanczos, and which sample of images",
@@ -65,13 +67,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def is_file_name(word: str) -> bool:
+    """Whether a word of the command line names a file, and is no override: names of zoos may have a ``=``."""
+    key, equals, _ = word.partition("=")
+    return not equals or (word.endswith(".h5") and (not KEY.fullmatch(key) or Path(word).is_file()))
+
+
 def zoo_path(words: list[str]) -> Path:
     """The file that is named, or that of `zoo=...`, built or looked for as run.py would.
 
     Raises:
         ValueError: neither, or no such file.
     """
-    if len(words) == 1 and "=" not in words[0]:
+    if len(words) == 1 and is_file_name(words[0]):
         if not Path(words[0]).is_file():
             raise ValueError(f"there is no zoo {words[0]}: give its HDF5 file, or zoo=... as for run.py")
         return Path(words[0])
@@ -111,47 +119,63 @@ def main(arguments: list[str]) -> None:
         "access": "weights and training images (needs data)",
     }
     out = args.out or path.with_suffix(".measures.h5")
-    if out.exists():
-        columns, found = read_measures(out)
-        if found != about:
-            raise ValueError(f"{out} has measures of other settings or another zoo: move it away, or choose an --out")
-        print(f"{out}: there already, whole")
-    else:
-        keep_freed_memory()
-        device = torch.device(args.device)
-        x, y = torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
-        chunks = np.array_split(rows, -(-len(rows) // CHUNK))
-        partial = PartialMeasures(out, about, len(chunks))
-        missing = partial.missing()
-        done = sum(map(len, chunks)) - sum(len(chunks[number]) for number in missing)
-        with tqdm(total=len(rows), initial=done, unit="network", disable=None) as bar:
-            for number in missing:
-                part: dict[str, Any] = {}
-                for name in np.unique(activation[chunks[number]]):
-                    where = np.flatnonzero(activation[chunks[number]] == name)
-                    for some in np.array_split(where, -(-len(where) // args.batch)):
-                        params = torch.from_numpy(data.params[chunks[number][some]]).to(device)
-                        for key, values in measure(replace(spec, activation=str(name)), params, x, y, settings).items():
-                            part.setdefault(key, np.full(len(chunks[number]), np.nan, np.float32))[some] = values.cpu()
-                        bar.update(len(some))
-                partial.write(number, part)
-        columns = partial.assemble(rows, len(data.label))
-        print(f"wrote {out}: {len(columns)} measures of {len(rows)} networks on {len(labels)} images")
+    with measures_lock(out):
+        if out.exists():
+            columns, found = read_measures(out)
+            if found != about:
+                raise ValueError(
+                    f"{out} has measures of other settings or another zoo: move it away, or choose an --out"
+                )
+            print(f"{out}: there already, whole")
+        else:
+            keep_freed_memory()
+            device = torch.device(args.device)
+            x, y = torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
+            chunks = np.array_split(rows, -(-len(rows) // CHUNK))
+            partial = PartialMeasures(out, about, len(chunks))
+            missing = partial.missing()
+            done = sum(map(len, chunks)) - sum(len(chunks[number]) for number in missing)
+            with tqdm(total=len(rows), initial=done, unit="network", disable=None) as bar:
+                for number in missing:
+                    some = chunks[number]
+                    part = measure_chunk(spec, data.params[some], activation[some], (x, y), settings, args.batch, bar)
+                    partial.write(number, part)
+            columns = partial.assemble(rows, len(data.label))
+            print(f"wrote {out}: {len(columns)} measures of {len(rows)} networks on {len(labels)} images")
     table = rank(data, columns, rows)
     out.with_suffix(".json").write_text(json.dumps({"about": about, **table}, indent=1) + "\n")
     print(show(table))
     print(f"wrote {out.with_suffix('.json')}")
 
 
+def measure_chunk(
+    spec: NetworkSpec,
+    params: NDArray[np.float32],
+    activation: NDArray[np.str_],
+    images: tuple[torch.Tensor, torch.Tensor],
+    settings: Settings,
+    batch: int,
+    bar: tqdm,
+) -> Columns:
+    """The measures of networks (n, T), each with its own activation, so many at once, on the images' device."""
+    part: Columns = {}
+    for name in np.unique(activation):
+        where = np.flatnonzero(activation == name)
+        for some in np.array_split(where, -(-len(where) // batch)):
+            networks = torch.from_numpy(params[some]).to(images[0].device)
+            for key, values in measure(replace(spec, activation=str(name)), networks, *images, settings).items():
+                part.setdefault(key, np.full(len(params), np.nan, np.float32))[some] = values.cpu()
+            bar.update(len(some))
+    return part
+
+
 def rank(data: ZooData, columns: Columns, rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Kendall's tau-b of each measure with test accuracy and with the generalisation gap, on the test networks."""
+    """Kendall's tau-b of each measure with test accuracy and with the generalisation gap, of the test runs."""
     accuracy = data.extra["test_accuracy"]
     rows = rows[np.isfinite(accuracy[rows])]
     part = data.extra["split"][rows] if "split" in data.extra else None
     split, rule = split_runs(data.index[rows], part)
-    rows = rows[np.isin(data.index[rows], split.test)]
-    if part is not None:
-        rows = rows[data.extra["split"][rows] == "test"]
+    rows = rows[np.isin(data.index[rows], split.test)]  # by run: in the authors' split only final networks have a part
     gap = data.extra["train_accuracy"] - accuracy if "train_accuracy" in data.extra else np.full(len(accuracy), np.nan)
     groups = data.extra.get("config.activation", np.full(len(accuracy), ""))
 

@@ -61,11 +61,21 @@ def said(prediction: Any, trained: Any, out: Path) -> str:
     if prediction.latents is not None:
         import numpy as np
 
-        path = out / f"{stem}-latents.npy"
+        path = free(out / f"{stem}-latents.npy")
         np.save(path, prediction.latents.numpy())
         count, width = prediction.latents.shape
         return f"{count} latent vectors of {width}, written to {path}"
     return write_edited(prediction, trained, out, stem)
+
+
+def free(path: Path) -> Path:
+    """This path, or one with a number where a file is there already, of another network or of an earlier command."""
+    number = 1
+    found = path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
 
 
 def write_edited(prediction: Any, trained: Any, out: Path, stem: str) -> str:
@@ -75,7 +85,7 @@ def write_edited(prediction: Any, trained: Any, out: Path, stem: str) -> str:
 
     network, reader = prediction.network, trained.reader
     state = network.with_weights(reader.spec, prediction.weights)
-    path = out / f"{stem}-edited{'.safetensors' if network.name.endswith('.safetensors') else '.pth'}"
+    path = free(out / f"{stem}-edited{'.safetensors' if network.name.endswith('.safetensors') else '.pth'}")
     if path.suffix == ".pth":
         torch.save(state, path)
     else:

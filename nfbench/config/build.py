@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -35,6 +37,29 @@ def get_class(target: str) -> type:
     if not isinstance(found, type):
         raise ValueError(f"target {target!r} is a {type(found).__name__}: give the dotted path of a class")
     return found
+
+
+def our_class(target: str, room: str) -> type:
+    """The class behind a dotted path that a checkpoint or a run folder says: it may come from a stranger.
+
+    Args:
+        target: such as `nfbench.models.nft.NFT`.
+        room: "models" or "tasks".
+
+    Raises:
+        ValueError: where it is no module of that room, or of a package that NFBENCH_TRUST lists.
+    """
+    trusted = [f"nfbench.{room}", *filter(None, os.environ.get("NFBENCH_TRUST", "").split(","))]
+    if any(f"{target}.".startswith(f"{name}.") for name in trusted):
+        found = get_class(target)
+        own = any(f"{found.__module__}.".startswith(f"{name}.") for name in trusted)  # not what a module imports
+        if own and issubclass(found, nn.Module):
+            return found
+    raise ValueError(
+        f"the file names the class {target!r}, and what a stranger's file names is not run: only modules of "
+        f"nfbench.{room} are. If you know where it comes from, list your packages in the variable NFBENCH_TRUST, "
+        "with commas"
+    )
 
 
 def _arguments(cfg: DictConfig) -> dict[str, Any]:
@@ -127,6 +152,8 @@ def build_trainer(cfg: DictConfig, **objects: Any) -> Trainer:
     """
     ours = ("enable_progress_bar", "compile")
     given = {key: value for key, value in _arguments(cfg).items() if key not in ours}
+    if given.get("accelerator") == "auto":  # Lightning would take mps, which lacks the float64 of statistics and scores
+        given["accelerator"] = "cuda" if torch.cuda.is_available() else "cpu"
     taken = [key for key in given if key in objects]
     if taken:
         raise ValueError(f"trainer.{taken[0]} is set by nfbench itself and cannot be given")

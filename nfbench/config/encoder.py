@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from nfbench.config.build import build_model, get_class
+from nfbench.config.build import build_model, our_class
 from nfbench.config.identity import encoder_hash
 from nfbench.models.inr2array import LatentAutoencoder
 from nfbench.report.run_folder import RunFolder
@@ -74,6 +74,11 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} has no finished run: run its command again, it goes on. {HOW}")
     if summary.get("task") != "inr2array":
         raise ValueError(f"{folder} is a run of task={summary.get('task')}, which trains no encoder of arrays. {HOW}")
+    if "test/psnr" not in summary.get("metrics", {}):
+        raise ValueError(
+            f"{folder} is a run with test=false, and what reads its latents has to say how well it reconstructs: run "
+            "its command with test=true, and give that folder"
+        )
     return summary
 
 
@@ -137,7 +142,8 @@ def load_encoder(folder: str, zoo: Any) -> TrainedEncoder:
     checkpoint = read_checkpoint(RunFolder(path).best)
     config = OmegaConf.create({group: checkpoint[KEY][group] for group in ("model", "task")})
     given = {k: v for k, v in config.task.items() if k not in ("name", "target", "report", "metric", "monitor", "mode")}
-    task = get_class(config.task.target)(num_classes=zoo.num_classes, **given)
+    our_class(config.model.target, "models")
+    task = our_class(config.task.target, "tasks")(num_classes=zoo.num_classes, **given)
     model = build_model(config.model, spec=zoo.spec, out_dim=None, latents=task.latents())
     assert isinstance(model, LatentAutoencoder)
     state = checkpoint["state_dict"]

@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from nfbench.report.results import is_younger
 
+# Words of a sweep that say how its runs are started and shown, and not which they are.
+_STARTED = ("rerun=", "sweep.skip_done=", "threads=", "launcher=", "hydra/launcher=", "hydra.launcher.", "logger=",
+            "logger.mode=", "trainer.enable_progress_bar=")  # fmt: skip
 # Keys that change no number of the result.
 _ELSEWHERE = {
     "zoo": ("data_dir", "zoo_dir", "seed", "threads"),  # the run's seed stands beside the hash
@@ -62,8 +65,11 @@ def _file_hash(path: Path, changed: int) -> str:
 
 
 def sweep_hash() -> str:
-    """Eight hex digits over what was typed: the same sweep, typed again, has the same folder."""
-    typed = [word for word in sys.argv[1:] if not word.startswith("rerun=")]
+    """Eight hex digits over what was typed: the same sweep, typed again, has the same folder.
+
+    Also where it is started in another way (`launcher=...`, `hydra.launcher.mem_gb=...`) or shown in another.
+    """
+    typed = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(_STARTED)]
     return hashlib.sha256(json.dumps(typed).encode()).hexdigest()[:8]
 
 

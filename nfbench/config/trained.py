@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from nfbench.config.build import build_latent_model, build_model, get_class
+from nfbench.config.build import build_latent_model, build_model, our_class
 from nfbench.config.identity import encoder_hash
 from nfbench.report.run_folder import RunFolder
 from nfbench.resume import KEY, read_checkpoint
@@ -67,11 +67,12 @@ def load_trained(path: Path, encoder: Path | None = None) -> Trained:
             )
     checkpoint = read_checkpoint(file)
     saved = dict(checkpoint[KEY])
-    name = saved["task"]["name"]
-    if name not in TASKS:
-        raise ValueError(f"{file} is of task={name}, whose answers need its zoo. Possible: {', '.join(TASKS)}")
     try:
-        task = get_class(saved["task"]["target"])(**checkpoint["hyper_parameters"])
+        name = saved["task"]["name"]
+        if name not in TASKS:
+            raise ValueError(f"{file} is of task={name}, whose answers need its zoo. Possible: {', '.join(TASKS)}")
+        our_class(saved["model"]["target"], "models")
+        task = our_class(saved["task"]["target"], "tasks")(**checkpoint["hyper_parameters"])
         prefix = "averaged." if task.hparams["ema_decay"] else "model."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         epochs = int(checkpoint["epoch"]) + 1

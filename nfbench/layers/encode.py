@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
+from nfbench.weightspace.render import full_precision
 
 
 class GaussianFourierFeatures(nn.Module):
@@ -37,7 +38,8 @@ class GaussianFourierFeatures(nn.Module):
         return x.map(self._encode)
 
     def _encode(self, t: Tensor) -> Tensor:
-        angle = t @ (2 * math.pi * self.frequencies)
+        with full_precision(t):  # bfloat16 has no room for angles of many turns
+            angle = t @ (2 * math.pi * self.frequencies)
         return torch.cat([angle.sin(), angle.cos()], -1)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
-from nfbench.weightspace.render import check_inr
+from nfbench.weightspace.render import check_inr, full_precision
 
 KINDS = ("sitzmann", "simple")
 
@@ -80,8 +80,9 @@ class SirenDecoder(nn.Module):
             last.bias.uniform_(-1 / fan_in, 1 / fan_in)
 
     def forward(self, latents: Tensor) -> WeightSpaceFeatures:
-        z_NC = latents.flatten(0, 1)
-        flat_NT = torch.cat([net(z_NC) for net in self.maps], -1)
+        z_NC = latents.flatten(0, 1).to(next(self.maps.parameters()).dtype)
+        with full_precision(z_NC):  # weights of SIRENs are phases of many turns
+            flat_NT = torch.cat([net(z_NC) for net in self.maps], -1)
         if self.additive:
             scales_T = torch.cat([s.expand(size) for s, size in zip(self.scales, self.sizes, strict=True)])
             flat_NT = torch.addcmul(self.base, flat_NT, scales_T)

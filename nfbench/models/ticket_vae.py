@@ -63,6 +63,8 @@ class TicketVAE(nn.Module):
 
     symmetry = "hnp"
 
+    draws_masks = True  # and answers nothing else: `forward` takes a mask and noise
+
     def __init__(
         self,
         spec: NetworkSpec,

@@ -67,7 +67,7 @@ class RunFolder:
         """Whether a process holds this folder now; it is not held by asking."""
         try:
             with (self.path / ".lock").open() as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an exclusive one needs a writable file on NFS
         except BlockingIOError:
             return True
         except FileNotFoundError:

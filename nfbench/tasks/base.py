@@ -73,12 +73,27 @@ class Task(LightningModule):
         if self.hparams["ema_decay"] > 0 and self.averaged is None:
             self.averaged = copy.deepcopy(self.model).requires_grad_(False)
 
+    def check_model(self) -> None:
+        """Refuses a model that is not for this task, before a zoo is built for it.
+
+        Raises:
+            ValueError: with what would do.
+        """
+        if getattr(self.model, "draws_masks", False):
+            raise ValueError("model=vae/... draws masks, and no other outputs: it goes with task=tickets")
+
     def configure_optimizers(self) -> Any:
         """The optimiser and the learning rate of each step."""
         settings = self.hparams
         groups = decay_groups(self.model, settings["weight_decay"])
         optimizer = OPTIMIZERS[settings["optimizer"]](groups, lr=settings["lr"])
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps) and settings["schedule"] != "constant":
+            raise ValueError(
+                f"trainer.max_epochs={self.trainer.max_epochs} has no end, which task.schedule={settings['schedule']} "
+                "counts down to: give trainer.max_epochs, +trainer.max_steps or task.schedule=constant"
+            )
+        total = max(int(steps), 1) if math.isfinite(steps) else 10 * settings["warmup_steps"] + 1
         warmup = min(settings["warmup_steps"], total // 10)
         if warmup < settings["warmup_steps"]:
             log.info("warm-up: %d steps, a tenth of the run, instead of %d", warmup, settings["warmup_steps"])

@@ -73,6 +73,8 @@ class Inr2ArrayTask(Task):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if not joint_weight:
+            self.metrics = tuple(name for name in self.metrics if not name.endswith("/acc"))
         self.check_settings(joint_weight=(0.0, math.inf), num_latents=(1, math.inf))
         for name, value, allowed in (("loss_target", loss_target, LOSS_TARGETS), ("tiling", tiling, TILINGS)):
             if value not in allowed:

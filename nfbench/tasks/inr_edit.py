@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -96,7 +97,8 @@ class InrEditing(Task):
         errors = self.zoo.errors(self.zoo.raw_weights(edited), self._targets(batch.index))  # (B,)
         self._log_mse("val/mse", errors, prog_bar=True)
         every = max(1, -(-(self.trainer.max_epochs or 1) // MOST_FRAMES))
-        if batch_idx == 0 and self.current_epoch % every == 0:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING  # not where the chosen epoch is validated again
+        if fitting and batch_idx == 0 and self.current_epoch % every == 0:
             self._keep_frame(batch, edited)
 
     def on_test_start(self) -> None:

@@ -88,17 +88,24 @@ class WinningTickets(Task):
         self.predictions: list[tuple[int, int, str, float, float, str]] = []
         self._masks: list[tuple[Tensor, Tensor]] = []  # index (B,) and mask (B, T) of each test batch, on the CPU
 
-    def setup(self, stage: str) -> None:
-        """Refuses a model that draws no masks, and a step that does not fit in the memory there is.
+    def check_model(self) -> None:
+        """Refuses a model that draws no masks, before a zoo is built for it.
 
         Raises:
             ValueError: with what would do.
         """
-        if not hasattr(self.model, "decode"):
+        if not getattr(self.model, "draws_masks", False):
             raise ValueError(
                 f"task=tickets needs a model that draws masks: model=vae/nfn_pt, vae/nfn_np or vae/nft, "
                 f"not {type(self.model).__name__}"
             )
+
+    def setup(self, stage: str) -> None:
+        """Refuses a step that does not fit in the memory there is.
+
+        Raises:
+            ValueError: with what would do.
+        """
         model: Any = self.model
         batch_size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]  # Lightning sets it
         if stage == "fit":

@@ -6,7 +6,9 @@ cover the same number n of points; R rows, S columns of a weight.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,11 @@ from nfbench.weightspace.features import WeightSpaceFeatures
 from nfbench.weightspace.spec import NetworkSpec
 
 TILINGS = ("corners", "patches")
+
+
+def full_precision(t: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast on the device of a tensor, for sines of large angles and what becomes such."""
+    return nullcontext() if t.is_meta else torch.autocast(t.device.type, enabled=False)
 
 
 def check_inr(spec: NetworkSpec) -> None:
@@ -58,7 +65,7 @@ def render(
         raise ValueError(f"{spec} takes {spec.sizes[0]} coordinates, got points of {coords.shape[-1]}")
     dtype = torch.promote_types(features.weights[0].dtype, torch.float32)
     hidden = coords.to(dtype).expand(features.batch_size, -1, -1)  # (B, P, S)
-    with torch.autocast(coords.device.type, enabled=False):
+    with full_precision(coords):
         for i, (w_BRS11, bias_BR1) in enumerate(zip(features.weights, features.biases, strict=True)):
             w0 = 1.0 if i == spec.num_layers - 1 else w0_hidden if i else w0_first
             weight_BSR, bias_B1R = w_BRS11[..., 0, 0].mT.to(dtype), bias_BR1.mT.to(dtype)

@@ -7,7 +7,8 @@ the columns of text.
 
 ``nfn``: ``{prefix}_{label}s/net{index}.pth`` and ``{prefix}_aug{view - 1}_{label}s/net{index}.pth``, state dicts with
 the names of the authors' SIREN class. The weights are written as they are: NFN's own code renders with w0 = 30, without
-an output offset, for pixels in [-1, 1]; ``zoo.json`` has the recipe that says how these differ.
+an output offset, for pixels in [-1, 1]; ``zoo.json`` has the recipe that says how these differ, and of a zoo with a
+column ``split`` the part of each file.
 """
 
 from __future__ import annotations
@@ -99,12 +100,17 @@ def _write_nfn(data: ZooData, spec: NetworkSpec, folder: Path, prefix: str) -> d
     last = spec.num_layers - 1
     layers = [f"net.{i}.linear" if i < last else f"net.{i}" for i in range(spec.num_layers)]
     names = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+    files = []
     for state, label, index, view in tqdm(_states(data, spec, names), total=len(data.label), desc="export", unit="net"):
         copy = f"_aug{view - 1}" if view else ""
         path = folder / f"{prefix}{copy}_{label}s" / f"net{index}.pth"
         path.parent.mkdir(exist_ok=True)
         torch.save(state, path)
-    return {"num_networks": len(data.label), "prefix": prefix}
+        files.append(path.relative_to(folder).as_posix())
+    said = {"num_networks": len(data.label), "prefix": prefix}
+    if "split" in data.extra:
+        said["split"] = dict(zip(files, data.extra["split"].tolist(), strict=True))
+    return said
 
 
 def _states(

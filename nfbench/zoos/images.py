@@ -80,6 +80,7 @@ _IDX = {
         ),
     ),
 }
+CIFAR_PICKLE = "cifar-10-python.tar.gz"
 CIFAR_ARCHIVE = FileSource(
     "cifar-10-binary.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
@@ -188,12 +189,16 @@ def _load_cifar(folders: list[Path], target: Path) -> tuple[Bytes, Bytes, str]:
             approximate = sum(count for _, _, count in coded)
             origin = f"npz files, {approximate} of {sum(len(labels) for _, labels, _ in coded)} images approximate"
             return *_join([(pixels, labels) for pixels, labels, _ in coded]), origin
-        if (folder / "cifar-10-python.tar.gz").exists():
-            raise ValueError(
-                f"{folder / 'cifar-10-python.tar.gz'} is a pickle archive, which could run code when read: it is not "
-                f"opened. Put the binary version beside it: {CIFAR_ARCHIVE.url}"
-            )
-    (path,) = find_files("cifar10", [CIFAR_ARCHIVE], folders, target)
+    try:
+        (path,) = find_files("cifar10", [CIFAR_ARCHIVE], folders, target)
+    except ValueError as error:
+        pickles = [folder / CIFAR_PICKLE for folder in folders if (folder / CIFAR_PICKLE).exists()]
+        if not pickles or any((folder / CIFAR_ARCHIVE.name).exists() for folder in folders):
+            raise
+        raise ValueError(
+            f"{pickles[0]} is a pickle archive, which could run code when read: it is not opened. Put the binary "
+            f"version beside it: {CIFAR_ARCHIVE.url}\n{error}"
+        ) from error
     return *_join(_read_cifar_archive(path)), OFFICIAL
 
 

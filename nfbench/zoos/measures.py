@@ -3,14 +3,14 @@
 ``<zoo>.measures.h5``: columns (N,) float32, aligned with the rows of the zoo, NaN where a network was not measured or a
 number overflowed. Its attributes: format, and about (JSON: the zoo's fingerprint, the settings, the images). Until the
 file is whole, its chunks are in ``<zoo>.measures.h5.partial/``, each written whole or not at all, as in
-`nfbench.zoos.store`.
+`nfbench.zoos.store`. A lock on ``<zoo>.measures.h5.lock`` lets one process measure while others wait.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from nfbench.zoos.chunks import check_owner, remove_chunks
 from nfbench.zoos.cnn_images import DATASETS, load_classifier_images
-from nfbench.zoos.store import file_errors, to_json, write_atomically
+from nfbench.zoos.hdf5 import plain
+from nfbench.zoos.store import file_errors, file_lock, to_json, write_atomically
 
 FORMAT = "nfbench measures 1"
+NOTE = "about.json"  # of a folder of chunks: whose they are
 Columns = dict[str, NDArray[np.float32]]
 
 
@@ -71,13 +74,25 @@ def read_measures(path: Path) -> tuple[Columns, dict[str, Any]]:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:
                 raise ValueError(f"{path} is no file of measures (no format {FORMAT!r}).")
-            return {name: file[name][()] for name in file}, json.loads(str(file.attrs["about"]))
-    except (OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+            return {name: plain(file, name)[()] for name in file}, json.loads(str(file.attrs["about"]))
+    except (OSError, RuntimeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read as measures ({error}). Run scripts/measure_zoo.py.") from error
+
+
+@contextmanager
+def measures_lock(path: Path) -> Iterator[None]:
+    """Holds the lock of the measures ``path``; waits, with a message, while another process takes them."""
+    message = f"waiting: another process is writing {path}"
+    with file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path.with_name(path.name + ".lock"), message=message):
+        yield
 
 
 class PartialMeasures:
     """Measures that are being taken, chunk by chunk; a run that was killed goes on behind its last whole chunk.
+
+    Whoever makes one holds the `measures_lock`.
 
     Args:
         path: the file to be.
@@ -85,7 +100,7 @@ class PartialMeasures:
         num_chunks: of the whole zoo.
 
     Raises:
-        ValueError: the folder holds chunks of other settings, or cannot be written.
+        ValueError: the folder holds chunks of other settings or of unknown ones, or cannot be written.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], num_chunks: int) -> None:
@@ -93,7 +108,8 @@ class PartialMeasures:
         self.folder = path.with_name(path.name + ".partial")
         with file_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            note, text = self.folder / "about.json", to_json(about)
+            check_owner(self.folder, NOTE)
+            note, text = self.folder / NOTE, to_json(about)
             if not note.exists():
                 write_atomically(note, lambda file: _write(file, text))
             if note.read_text() != text:
@@ -117,11 +133,12 @@ class PartialMeasures:
             write_atomically(self._chunk(number), save)
 
     def assemble(self, rows: NDArray[np.int64], num_networks: int) -> Columns:
-        """Joins the chunks, which are of these rows in order, into the file, and deletes them."""
-        parts = []
-        for number in range(self.num_chunks):
-            with np.load(self._chunk(number), allow_pickle=False) as file:
-                parts.append(dict(file))
+        """Joins the chunks, which are of these rows in order, into the file, and deletes them.
+
+        Raises:
+            ValueError: a damaged chunk, no space or no permission.
+        """
+        parts = [self._read(number) for number in range(self.num_chunks)]
         columns = {name: np.full(num_networks, np.nan, np.float32) for name in parts[0]}
         for name, values in columns.items():
             values[rows] = np.concatenate([part[name] for part in parts])
@@ -134,8 +151,16 @@ class PartialMeasures:
 
         with file_errors(self.path):
             write_atomically(self.path, save)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_chunks(self.folder, NOTE)
         return columns
+
+    def _read(self, number: int) -> Columns:
+        path = self._chunk(number)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+        except Exception as error:  # np.load has no one class of errors for a damaged file
+            raise ValueError(f"{path} is damaged ({error}): delete this file and run again to rebuild it.") from error
 
     def _chunk(self, number: int) -> Path:
         return self.folder / f"chunk-{number:05d}.npz"

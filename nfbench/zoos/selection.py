@@ -37,14 +37,15 @@ class Selection:
 
 
 def choose_split(data: ZooData, name: str | None) -> str:
-    """The rule's name; where none is given, the file's own column, else what its manifest says, else `TENS`.
+    """The rule's name; where none is given, the file's own column, else its manifest's if that is known, else `TENS`.
 
     Raises:
         ValueError: a rule that this zoo doesn't have.
     """
     own = (COLUMN,) if "split" in data.extra else ()
     allowed = (*own, *split_names(str(data.manifest.get("source"))), TENS)
-    chosen = name or (COLUMN if own else data.manifest.get("split", TENS))
+    said = str(data.manifest.get("split"))
+    chosen = name or (COLUMN if own else said if said in allowed else TENS)
     if chosen not in allowed:
         raise ValueError(f"zoo.split={chosen!r} is not known for this file. Choose one of: {', '.join(allowed)}.")
     return chosen

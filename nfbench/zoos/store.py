@@ -11,8 +11,9 @@ An HDF5 file that is being written when its process is killed may be lost as a w
 that holds finished work: each chunk of networks goes to its own small file in ``<name>.h5.partial/``, under a temporary
 name that is flushed to disk and then renamed, which either happens or doesn't. A build that runs again with the same
 manifest keeps the chunks it finds. When all are there they are copied into one HDF5 file, also under a temporary name,
-flushed, and renamed to ``<name>.h5``; only then are the chunks deleted. A lock on ``<name>.h5.lock`` (`flock`, which
-the system releases when a process dies) lets one process build while others wait.
+flushed, and renamed to ``<name>.h5``; only then are the chunks deleted, and last their manifest, without which none
+is used. A lock on ``<name>.h5.lock`` (`flock`, which the system releases when a process dies) lets one process build
+while others wait.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -34,9 +34,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from nfbench.zoos.chunks import PATTERN, check_owner, remove_chunks
+from nfbench.zoos.hdf5 import plain
+
 FORMAT = "nfbench zoo 2"
 FIRST_FORMAT = "nfbench siren zoo 1"  # the same, but always with the columns of a fitted zoo, which it doesn't list
 REQUIRED = {"params": np.float32, "label": np.int64, "index": np.int64, "view": np.int64}
+NOTE = "manifest.json"  # of a folder of chunks: whose they are
 COLUMNS = {**REQUIRED, "psnr": np.float32, "steps": np.int64}  # of a zoo of fitted images
 STRING_BYTES = 64
 ADVICE = "It was not changed. Move it away to build it anew, or choose another name with zoo.file_name=..."
@@ -157,7 +161,7 @@ class PartialZoo:
         shared: other processes write other chunks at the same time.
 
     Raises:
-        ValueError: the folder holds chunks of another zoo.
+        ValueError: the folder holds chunks of another zoo, or chunks of which nothing says whose they are.
     """
 
     def __init__(
@@ -177,7 +181,8 @@ class PartialZoo:
         with file_errors(path), file_lock(self.folder / "manifest.lock") if shared else nullcontext():
             for leftover in () if shared else self.folder.glob(".*.tmp"):  # of killed processes: we hold the lock
                 leftover.unlink()
-            note = self.folder / "manifest.json"
+            check_owner(self.folder, NOTE)
+            note = self.folder / NOTE
             known = note.read_text() if note.exists() else None
             if known is None:
                 text = to_json({**wanted, "chunk": chunk})
@@ -228,7 +233,7 @@ class PartialZoo:
 
     def num_finished(self) -> int:
         """How many chunks are there."""
-        return len(list(self.folder.glob("chunk-*.npz")))
+        return len(list(self.folder.glob(PATTERN)))
 
     def assemble(self, attributes: Mapping[str, str], manifest: Mapping[str, Any] | None = None) -> None:
         """Joins all chunks into the HDF5 file, puts that in place, and deletes the chunks.
@@ -257,7 +262,7 @@ class PartialZoo:
 
         with file_errors(self.path, lambda: "All finished networks are kept."):
             write_atomically(self.path, save)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_chunks(self.folder, NOTE)
 
     def _parts(self) -> tuple[int, Iterator[Columns]]:
         """How many rows there are, and all of them in order, part by part."""
@@ -312,7 +317,7 @@ def read_zoo(path: Path, expected: Mapping[str, Any] | None = None, advice: str 
                 )
             listed = COLUMNS if attributes["format"] == FIRST_FORMAT else json.loads(attributes["columns"])
             for name in {**REQUIRED, **dict.fromkeys(listed)}:
-                values = file[name][()]
+                values = plain(file, name)[()]
                 text = values.dtype.kind == "S" and name not in COLUMNS
                 columns[name] = np.char.decode(values, "utf-8") if text else _storable(name, values)
             count, width = manifest["num_networks"], manifest["num_params"]

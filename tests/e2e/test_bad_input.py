@@ -125,6 +125,32 @@ def test_a_full_disk(fails, small, tmp_path, monkeypatch, log_too: bool) -> None
     assert not list((tmp_path / "outputs").rglob(".*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["task.monitor=val/loss"], "task.mode=max keeps the epoch with the worst val/loss: give task.mode=min"),
+        (["task.mode=min"], "task.mode=min keeps the epoch with the worst val/acc: give task.mode=max"),
+        (["task.metric=val/acc"], "task.metric=val/acc is unknown"),
+        (["task.monitor=test/acc"], "task.monitor=test/acc is unknown"),
+        (["task=inr2array", "model=nft", "task.metric=test/acc"], "task.metric=test/acc is unknown"),
+        (["task=tickets", "zoo=tickets_digits", "model=vae/nfn_pt", "task.monitor=val/acc/tensor"], "is unknown"),
+        (["task=tickets", "zoo=tickets_digits", "model=nft"], "task=tickets needs a model that draws masks"),
+        (["task=inr_edit", "zoo=siren_digits_edit", "model=vae/nfn_pt"], "draws masks, and no other outputs"),
+        (["trainer.devices=2"], "trainer.devices=2: a run takes one device"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_refused_before_a_zoo_is_built(fails, small, tmp_path, words, said: str) -> None:
+    base = [word for word in small if words[0] != "task=tickets" or "experiment" not in word]  # it is of INRs
+    assert said in fails(*base, *words, f"zoo_dir={tmp_path / 'zoos'}")
+    assert not list(tmp_path.rglob("*.h5*"))
+
+
+def test_a_schedule_needs_an_end(fails, small) -> None:
+    text = fails(*small, "trainer.max_epochs=-1", "+trainer.max_time=00:00:00:01")
+    assert "has no end, which task.schedule=cosine counts down to" in text
+
+
 def _raises(number: int, text: str):
     def call(*_):
         raise OSError(number, text)

@@ -76,7 +76,9 @@ def test_a_whole_zoo_is_the_default(script, tmp_path) -> None:
         (("merge", "zoo=siren_digits"), ["nothing of", "has been built yet"]),
         (("inspect", "zoo=siren_digits"), ["there is no zoo", "Build it first"]),
         (("inspect", "nowhere.h5"), ["there is no zoo nowhere.h5"]),
+        (("inspect", "zoos/cnn_mnist-tiny+num_runs=12.h5"), ["there is no zoo zoos/cnn_mnist-tiny+num_runs=12.h5"]),
         (("merge", "some.h5"), ["merge takes no file"]),
+        (("merge", "siren-nfn+lr=0.1.h5"), ["merge takes no file", "siren-nfn+lr=0.1.h5"]),
     ],
     ids=lambda value: "-".join(value)[:30],
 )

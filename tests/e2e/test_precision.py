@@ -31,8 +31,10 @@ def losses(cfg: Any, folder: Any) -> dict[str, float]:
     return found
 
 
-def test_what_is_reported_of_a_run_in_mixed_precision_is_of_float32(composed, small, job, caplog) -> None:
-    cfg = composed(*small, "trainer.precision=bf16-mixed", "task.monitor=val/loss", "task.mode=min")
+@pytest.mark.filterwarnings("ignore:.precision=bf16. is supported for historical reasons")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16"])
+def test_what_is_reported_of_a_run_in_mixed_precision_is_of_float32(composed, small, job, caplog, precision) -> None:
+    cfg = composed(*small, f"trainer.precision={precision}", "task.monitor=val/loss", "task.mode=min")
     caplog.set_level("INFO")
     summary = train.run(cfg, job("mixed"))
     expected = losses(cfg, job("mixed").folder)

@@ -43,6 +43,23 @@ def test_resume_is_exact(straight, job, stop, assert_same_run, batch: int) -> No
         assert [row["epoch"] for row in csv.DictReader(handle)] == ["0", "1", "2", "3"]
 
 
+def test_a_run_that_was_moved_keeps_its_best_epoch(composed, small, job, stop, tmp_path) -> None:
+    cfg = composed(*small, "trainer.max_epochs=4")
+    stop(cfg, job("there"), 2, 0)
+    last = tmp_path / "there" / "checkpoints" / "last.ckpt"
+    saved = torch.load(last, weights_only=True)
+    (state,) = [one for name, one in saved["callbacks"].items() if "'monitor': 'val/acc'" in name]
+    state["best_model_score"] = state["kth_value"] = torch.tensor(2.0)  # no later epoch is better
+    state["best_k_models"] = {path: torch.tensor(2.0) for path in state["best_k_models"]}
+    torch.save(saved, last)
+    (tmp_path / "there").rename(tmp_path / "here")
+    best = (tmp_path / "here" / "checkpoints" / "best.ckpt").read_bytes()
+    summary = train.run(cfg, job("here"))
+    assert (tmp_path / "here" / "checkpoints" / "best.ckpt").read_bytes() == best
+    assert summary["metrics"]["val/acc"] == 2
+    assert (summary["epochs"], summary["best_epoch"] < 2) == (4, True)
+
+
 KILL_IN_EPOCH = """
 import os
 from nfbench.resume import RunState

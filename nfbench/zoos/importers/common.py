@@ -14,12 +14,18 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 MAX_BYTES = 64 * 2**20  # of one file: the networks of these zoos take less than one MiB, so more is a mistake or a bomb
+# Of one header of a tar, and of all that hold for the whole archive: tarfile reads them whole before it shows a member.
+MAX_HEADER = 2**16
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
@@ -48,7 +54,7 @@ def members(path: Path) -> Iterator[Member]:
         yield from _folder(path)
     elif not path.is_file():
         raise ValueError(f"{path} is not there: give an archive (tar, zip) or a folder with its files.")
-    elif tarfile.is_tarfile(path):  # first: files of torch are zips, so a tar of them looks like a zip from its end
+    elif _is_tar(path):  # first: files of torch are zips, so a tar of them looks like a zip from its end
         yield from _tar(path)
     elif zipfile.is_zipfile(path):
         yield from _zip(path)
@@ -56,11 +62,11 @@ def members(path: Path) -> Iterator[Member]:
         raise ValueError(f"{path} is neither a tar, nor a zip, nor a folder: it is another file, or damaged.")
 
 
-def read_one(path: Path, name: str) -> bytes | None:
-    """The content of the first file of this name, in any folder; None if there is none. Raises as `members`."""
+def read_one(path: Path, name: str) -> tuple[str, bytes] | None:
+    """Path and content of the first file of this name, in any folder; None if there is none. Raises as `members`."""
     for member in members(path):
         if PurePosixPath(member.name).name == name:
-            return member.read()
+            return member.name, member.read()
     return None
 
 
@@ -96,8 +102,26 @@ def _refused(path: Path, name: str, why: str) -> ValueError:
     )
 
 
+class _Suspect(ValueError):
+    """A header that is refused: name and why."""
+
+
 class _StrictInfo(tarfile.TarInfo):
-    """tarfile takes a damaged header in the middle for the end of the archive; this raises."""
+    """tarfile takes a damaged header in the middle for the end of the archive, and reads headers of any size; this
+    raises."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _HEADERS and info.size > MAX_HEADER:
+            raise _Suspect(info.name, f"has a header of {info.size} bytes")
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise _Suspect(info.name, "is a sparse file")
+        return info
+
+    def _proc_gnusparse_10(self, following: tarfile.TarInfo, *_: object) -> None:
+        """The newer kind of sparse files, whose map of any length is read with the header."""
+        raise _Suspect(following.name, "is a sparse file")
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictInfo:
@@ -109,11 +133,30 @@ class _StrictInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error}, at byte {archive.offset}") from error
 
 
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path, "r:*", tarinfo=_StrictInfo) as tar:
+            yield tar
+    except _Suspect as error:
+        raise _refused(path, *error.args) from error
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with _open_tar(path):
+            return True
+    except tarfile.TarError:
+        return False
+
+
 def _tar(path: Path) -> Iterator[Member]:
     last = "its beginning"
     try:
-        with tarfile.open(path, "r:*", tarinfo=_StrictInfo) as tar:
+        with _open_tar(path) as tar:
             while (info := tar.next()) is not None:
+                if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > MAX_HEADER:
+                    raise _refused(path, info.name, "comes after too many headers")
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep the headers of half a million files
                 name = _checked(info.name, path)
                 if info.issym() or info.islnk():
@@ -164,23 +207,33 @@ def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise Broken(f"cannot be read: {error}") from error
 
 
+def check_file(folder: Path, file: Path) -> Path:
+    """Gives ``file`` of a folder back.
+
+    Raises:
+        ValueError: a link out of the folder or to another folder, or what is no file.
+    """
+    if file.is_symlink() and not (file.is_file() and file.resolve().is_relative_to(folder.resolve())):
+        raise _refused(folder, str(file.relative_to(folder)), f"is a link to {str(file.readlink())!r}")
+    if not file.is_file():
+        raise _refused(folder, str(file.relative_to(folder)), "is a device or something else that is not a file")
+    return file
+
+
 def _folder(path: Path) -> Iterator[Member]:
-    root = path.resolve()
     for folder, folders, names in os.walk(path):
         folders.sort()
         here = Path(folder)
         for name in sorted(names) + folders:
-            file = here / name
-            if file.is_symlink() and (name in folders or not file.resolve().is_relative_to(root)):
-                raise _refused(path, str(file.relative_to(path)), f"is a link to {str(file.readlink())!r}")
-            if name not in folders and not file.is_file():
-                raise _refused(path, str(file.relative_to(path)), "is a device or something else that is not a file")
+            if name not in folders or (here / name).is_symlink():
+                check_file(path, here / name)
         for name in sorted(names):
             file = here / name
-            yield Member(file.relative_to(path).as_posix(), partial(_read_file, file))
+            yield Member(file.relative_to(path).as_posix(), partial(read_file, file))
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Raises `Broken` for a file that cannot be read or is larger than `MAX_BYTES`."""
     try:
         _check_size(path.stat().st_size)
         return path.read_bytes()

@@ -88,8 +88,8 @@ class DwsLayout(FileLayout):
 def _read_split(path: Path) -> dict[str, str]:
     """The part of each network, by the last two parts of its path: all that other machines have in common."""
     try:
-        data = read_one(path, "splits.json")
-        split = json.loads(data) if data is not None else {"train": [], "val": [], "test": []}
+        found = read_one(path, "splits.json")
+        split = json.loads(found[1]) if found is not None else {"train": [], "val": [], "test": []}
         return {"/".join(PurePosixPath(p).parts[-2:]): part for part in ("train", "val", "test") for p in split[part]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: splits.json is not a split of train, val and test ({error!r}).") from error

@@ -6,8 +6,9 @@ Files ``*.pth``, ``*.pt`` or ``*.safetensors``, each the state dict of one netwo
     file,label,test_accuracy
     nets/a.pth,3,0.91
 
-``file`` is the path relative to the folder. ``label`` is a class (left out: -1, no class), ``index`` and ``view`` say
-which item of a data set the network belongs to and which of its networks it is (left out: the number of the line, 0).
+``file`` is the path relative to the folder, or to the one in it where the table lies. ``label`` is a class (left out:
+-1, no class), ``index`` and ``view`` say which item of a data set the network belongs to and which of its networks it
+is (left out: the number of the line, 0).
 Every other column is kept: numbers as int64 or float32, short texts as they are.
 """
 
@@ -53,7 +54,7 @@ class FolderLayout(FileLayout):
         source: str | None = None,
     ) -> None:
         self.path = path
-        text = _labels_text(path, labels)
+        text, self.base = _labels_text(path, labels)
         self.table = read_labels(text)
         self.seen: set[str] = set()
         self.spec = NetworkSpec.parse(spec) if spec else self._infer(activation)
@@ -75,15 +76,19 @@ class FolderLayout(FileLayout):
                     reason = f"{member.name} {error}"
         raise ValueError(f"{self.path}: no file of a network can be read; the last: {reason}.")
 
+    def _key(self, name: str) -> str:
+        return name if name in self.table else name.removeprefix(self.base)
+
     def matches(self, name: str) -> bool:
-        self.seen.add(name)
+        self.seen.add(self._key(name))
         return name.endswith(ENDINGS) and not name.startswith("__MACOSX/")
 
     def row(self, name: str, data: bytes) -> Row:
-        if name not in self.table:
+        key = self._key(name)
+        if key not in self.table:
             raise Broken(f"has no line in the table of labels ({LABELS})")
-        values = dict(self.table[name])
-        index, view, label = (values.pop(key) for key in ("index", "view", "label"))
+        values = dict(self.table[key])
+        index, view, label = (values.pop(own) for own in ("index", "view", "label"))
         return Row(to_row(load_state(data, name), self.spec), index, view, label, values)
 
     def missing(self) -> list[str]:
@@ -93,13 +98,14 @@ class FolderLayout(FileLayout):
         return f"files that end with {', '.join(ENDINGS)} and a table {LABELS}"
 
 
-def _labels_text(path: Path, labels: Path | None) -> str:
+def _labels_text(path: Path, labels: Path | None) -> tuple[str, str]:
+    """The table, and what the names of files in its own folder begin with."""
     try:
         if labels is not None:
-            return labels.read_text(encoding="utf-8-sig")
-        data = read_one(path, LABELS)
-        if data is not None:
-            return data.decode("utf-8-sig")
+            return labels.read_text(encoding="utf-8-sig"), ""
+        found = read_one(path, LABELS)
+        if found is not None:
+            return found[1].decode("utf-8-sig"), found[0].removesuffix(LABELS)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the table of labels of {path} cannot be read ({error}).") from error
     raise ValueError(f"{path} has no {LABELS}: add one with the columns file,label, or name another with --labels.")

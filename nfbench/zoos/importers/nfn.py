@@ -15,17 +15,21 @@ own view. The network has w0 = 30, no output offset, pixels in [-1, 1] on a grid
 from __future__ import annotations
 
 import json
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.images import SOURCES, source_info
+from nfbench.zoos.importers.common import check_file, read_file
 from nfbench.zoos.importers.run import FileLayout, Row
 from nfbench.zoos.importers.tensors import load_state, to_row
 from nfbench.zoos.recipe import make_recipe
 
 PREFIX = "randinit_smaller"
+# Of an exported zoo's manifest; what it lacks is not known of these networks, whatever NFN's are.
+CARRIED = ("definition", "split", "num_images", "recipe", "recipe_hash", "recipe_known", "pixel_mean", "pixel_std")
 
 
 class NfnLayout(FileLayout):
@@ -43,24 +47,22 @@ class NfnLayout(FileLayout):
     """
 
     def __init__(self, path: Path, source: str | None = None, spec: str | None = None, prefix: str = PREFIX) -> None:
-        ours = _exported(path)
+        ours, self.parts = _exported(path)
         self.path, self.source = path, source or ours.get("source") or guess_source(path)
-        channels = source_info(self.source).shape[2]
-        self.spec = NetworkSpec.parse(spec or ours.get("spec") or f"2-32-32-{channels}:sine")
+        if source or "spec" not in ours:  # an exported zoo may be of other images
+            source_info(self.source)
+        self.spec = NetworkSpec.parse(spec or ours.get("spec") or f"2-32-32-{source_info(self.source).shape[2]}:sine")
         # Anchored on both sides of the label, so that copies are never taken for first networks.
         self.pattern = re.compile(rf"(?:^|/){re.escape(prefix)}(?:_aug(\d{{1,4}}))?_(\d{{1,4}})s/net(\d{{1,9}})\.pth$")
         recipe, _ = make_recipe("nfn", widths=self.spec.sizes[1:-1])
-        self.manifest = {
-            "layout": "nfn",
-            "source": self.source,
+        published = {
             "definition": "nfn",
             "split": "digits" if self.source == "digits" else "nfn",
             "recipe": recipe.to_plain(),
             "recipe_hash": recipe.hash,
-            **{name: ours[name] for name in ("split", "recipe", "recipe_hash") if name in ours},
-            **({"definition": ours.get("definition", "custom")} if ours else {}),
-            "prefix": prefix,
         }
+        carried = {"definition": "custom"} | {name: ours[name] for name in CARRIED if name in ours}
+        self.manifest = {"layout": "nfn", "source": self.source, **(carried if ours else published), "prefix": prefix}
 
     def matches(self, name: str) -> bool:
         return self.pattern.search(name) is not None
@@ -74,20 +76,23 @@ class NfnLayout(FileLayout):
             index=int(index),
             view=0 if copy is None else int(copy) + 1,
             label=int(label),
+            extra={"split": self.parts.get("/".join(PurePosixPath(name).parts[-2:]), "none")} if self.parts else {},
         )
 
     def expected(self) -> str:
         return f"files such as {self.manifest['prefix']}_7s/net123.pth (see --prefix)"
 
 
-def _exported(path: Path) -> dict[str, Any]:
-    """The manifest of a zoo that was exported to this folder; empty for others."""
+def _exported(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The manifest of a zoo that was exported to this folder and the part of each file; empty for others."""
     file = path / "zoo.json"
-    if not file.is_file():
-        return {}
+    if not os.path.lexists(file):
+        return {}, {}
+    check_file(path, file)
     try:
-        return dict(json.loads(file.read_text())["manifest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = json.loads(read_file(file))
+        return dict(said["manifest"]), {str(name): str(part) for name, part in said.get("split", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the description of an exported zoo ({error!r}).") from error
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import ast
 import csv
 import gzip
+import os
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -32,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfbench.weightspace import NetworkSpec
-from nfbench.zoos.importers.common import digest, file_sha256
+from nfbench.zoos.importers.common import check_file, digest, file_sha256
 from nfbench.zoos.importers.run import Block, Layout
 from nfbench.zoos.store import STRING_BYTES
 
@@ -58,7 +59,8 @@ class SmallCnnLayout(Layout):
         self, path: Path, step: int | None = FINAL_STEP, activation: str | None = None, split_csv: Path | None = None
     ) -> None:
         self.path, self.split_csv = path, split_csv
-        missing = [name for name in FILES if not (path / name).is_file()]
+        there = [check_file(path, path / name).name for name in FILES if os.path.lexists(path / name)]
+        missing = [name for name in FILES if name not in there]
         if missing:
             raise ValueError(
                 f"{path} has no {', '.join(missing)}: give the folder that the archive unpacks to "
@@ -159,12 +161,17 @@ def read_layout(path: Path, width: int, activation: str) -> tuple[NetworkSpec, N
     """
     kernels: list[NDArray[np.int64]] = []
     biases: list[NDArray[np.int64]] = []
+    total = 0
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
                 shape = ast.literal_eval(line["shape"])
                 shape = tuple(int(n) for n in (shape if isinstance(shape, tuple | list) else (shape,)))
-                at = np.arange(int(line["start_idx"]), int(line["end_idx"])).reshape(shape)
+                start, end = int(line["start_idx"]), int(line["end_idx"])
+                total += end - start
+                if not 0 <= start <= end <= width or total > width:
+                    raise ValueError(f"its variables don't fit a row of {width} numbers")
+                at = np.arange(start, end).reshape(shape)
                 if line["varname"].endswith("kernel:0"):
                     kernels.append(at.transpose({4: (3, 2, 0, 1), 2: (1, 0)}[at.ndim]))
                 elif line["varname"].endswith("bias:0"):

@@ -114,6 +114,9 @@ def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
             raise Broken(f"{name!r} is not a dense tensor of real numbers")
         found[name] = value
+    # A file of a few bytes can hold a tensor that repeats one number, which takes memory when it is copied.
+    if (size := sum(t.numel() * t.element_size() for t in found.values())) > MAX_BYTES:
+        raise Broken(f"claims {size / 2**20:.0f} MiB of numbers, more than a network may have")
     return found
 
 

@@ -7,6 +7,7 @@ import torch
 
 from nfbench.layers import (
     CrossAttentionPool,
+    GaussianFourierFeatures,
     HNPLinear,
     HNPPool,
     IOSinusoidalEncoding,
@@ -15,6 +16,7 @@ from nfbench.layers import (
     NPLinear,
     NPPool,
 )
+from nfbench.models.decoder import SirenDecoder
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, random_features
 
 F64 = torch.float64
@@ -161,6 +163,19 @@ def test_mixed_precision_goes_forward_and_backward(name):
         y.float().square().sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in layer.parameters()]))
     assert (grads[0] - grads[1]).norm() < 0.05 * grads[0].norm()  # bfloat16 has 8 bits
+
+
+def test_fourier_features_and_decoded_sirens_keep_their_precision_in_mixed_precision():
+    spec = NetworkSpec.parse("2-3-4-2:sine")
+    x = random_features(spec, 2, 1, torch.Generator().manual_seed(0)).map(lambda t: 5 * t)
+    fourier, decoder = GaussianFourierFeatures(1, 8, scale=10.0), SirenDecoder(spec, 6, width=8)
+    latents = torch.randn(2, 3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, sirens = fourier(x).flatten(), decoder(latents).flatten()
+        lower = decoder(latents.bfloat16()).flatten()
+    assert torch.equal(features, fourier(x).flatten())
+    assert torch.equal(sirens, decoder(latents).flatten())
+    assert features.dtype == sirens.dtype == lower.dtype == torch.float32
 
 
 def test_attention_dropout_is_on_in_training_only():

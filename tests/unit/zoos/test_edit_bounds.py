@@ -83,6 +83,34 @@ def test_the_script_and_the_table(tmp_path, capsys):
             main(wrong)
 
 
+def test_files_of_other_data_are_not_overwritten(tmp_path):
+    main = runpy.run_path(str(SCRIPT))["main"]
+    out = tmp_path / "out"
+    words = ["task=inr_edit", "zoo.num_views=1", "zoo.views_per_epoch=1", "zoo.num_steps=0", "task.edit=erode",
+             "threads=1", f"zoo_dir={tmp_path}", "--out", str(out), "--count", "5"]  # fmt: skip
+    main([*words, "zoo.num_images=60"])
+    main([*words, "zoo.num_images=60"])  # the same again may be written
+    kept = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match=r"(?s)is there, of other data:.*num_images: there 60, now 70.*another --out"):
+        main([*words, "zoo.num_images=70"])
+    assert {path: path.read_bytes() for path in out.iterdir()} == kept
+
+
+def test_what_tells_files_of_bounds_apart(tmp_path):
+    check_same = runpy.run_path(str(SCRIPT))["check_same"]
+    path = tmp_path / "identity-inr_file-erode-8cedae62-5.json"
+    about = {"dataset": "mnist", "split": "nfn", "fingerprint": "ab12"}
+    check_same(path, about)
+    path.write_text(json.dumps({**about, "metrics": {}}))
+    check_same(path, {**about, "said": "by a later version"})
+    for key in about:
+        with pytest.raises(ValueError, match=f"{key}: there {about[key]}, now other"):
+            check_same(path, {**about, key: "other"})
+    path.write_text("not JSON")
+    with pytest.raises(ValueError, match=r"cannot be read .* move it away, or name another --out"):
+        check_same(path, about)
+
+
 def summary(model, seed, mse, **more):
     return {
         "task": "inr_edit", "model": model, "seed": seed, "dataset": "mnist", "definition": "nfn", "num_train": 4500,

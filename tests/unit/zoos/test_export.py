@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
-from nfbench.zoos import export
+from nfbench.zoos import InrFileZoo, export
 from nfbench.zoos.export import export_zoo
-from nfbench.zoos.importers import NfnLayout, import_zoo
+from nfbench.zoos.imported import find_recipe
+from nfbench.zoos.importers import FolderLayout, NfnLayout, import_zoo
+from nfbench.zoos.selection import choose_split
 from nfbench.zoos.store import ZooData, read_zoo
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "export_zoo.py"
@@ -74,6 +76,42 @@ def test_nfn_layout_comes_back_the_same(make_zoo, tmp_path):
     features = WeightSpaceFeatures.from_flat(NetworkSpec.parse(spec), torch.from_numpy(back.params[:1]))
     for exported, own in zip(state.values(), features.to_state_dicts()[0].values(), strict=True):
         assert torch.equal(exported, own)
+
+
+def test_what_is_not_known_stays_unknown_in_the_nfn_layout(tmp_path):
+    """A folder of sine networks: neither w0 nor the images are known, and its table has a split."""
+    spec = NetworkSpec.parse("2-4-1:sine")
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)) for _ in range(6)]
+    (tmp_path / "nets").mkdir()
+    for i, net in enumerate(nets):
+        torch.save(net.state_dict(), tmp_path / "nets" / f"{i}.pth")
+    parts = ["train", "train", "val", "test", "train", "none"]
+    lines = [f"{i}.pth,{i % 2},{part}" for i, part in enumerate(parts)]
+    (tmp_path / "nets" / "labels.csv").write_text("\n".join(["file,label,split", *lines]) + "\n")
+    import_zoo(FolderLayout(tmp_path / "nets", activation="sine"), tmp_path / "zoo.h5")
+    export_zoo(read_zoo(tmp_path / "zoo.h5"), tmp_path / "out", "nfn")
+    import_zoo(NfnLayout(tmp_path / "out"), tmp_path / "back.h5")
+    back = read_zoo(tmp_path / "back.h5")
+    assert back.manifest["source"] == "nets"
+    assert back.extra["split"].tolist() == parts
+    assert choose_split(back, None) == "file"
+    assert find_recipe(back.manifest, spec, {})[1] == set()
+    with pytest.raises(ValueError, match="canonicalize=true needs w0_first and w0_hidden"):
+        InrFileZoo(file=str(tmp_path / "back.h5"), canonicalize=True)
+
+
+def test_partly_known_recipes_come_back_the_same(cnns, tmp_path):
+    spec = NetworkSpec.parse("2-2-1:sine")
+    said = {"recipe": {"widths": [2], "w0_first": 8.0}, "recipe_known": ["widths", "w0_first"], "definition": "custom",
+            "pixel_mean": [0.1], "pixel_std": [0.3], "source": "mnist", "split": "dws", "num_images": 5}  # fmt: skip
+    manifest = {**said, "spec": str(spec), "num_params": 9, "num_networks": 5}
+    data = ZooData(cnns.params[:, :9], np.zeros(5, np.int64), cnns.index, cnns.view, {}, manifest, {})
+    export_zoo(data, tmp_path / "out", "nfn")
+    import_zoo(NfnLayout(tmp_path / "out"), tmp_path / "back.h5")
+    back = read_zoo(tmp_path / "back.h5")
+    assert {name: back.manifest[name] for name in said} == said
+    assert "split" not in back.extra
 
 
 def test_what_cannot_be_exported(cnns, tmp_path):

@@ -183,6 +183,14 @@ def test_cifar_layouts_agree(tmp_path, monkeypatch):
     sums = {name: images.hashlib.sha256((coded / name).read_bytes()).hexdigest() for name in images.CIFAR_NPZ}
     monkeypatch.setattr(images, "CIFAR_NPZ", sums)
 
+    # A pickle in an earlier folder is neither opened nor in the way of the archive in a later one.
+    pickle = tmp_path / "pickle" / "cifar10" / "cifar-10-python.tar.gz"
+    pickle.parent.mkdir(parents=True)
+    pickle.write_bytes(b"whatever")
+    monkeypatch.setenv("NFBENCH_DATA_DIR", str(tmp_path / "packed"))
+    np.testing.assert_array_equal(np.rint(images.load_images("cifar10", tmp_path / "pickle").pixels * 255), expected)
+    monkeypatch.delenv("NFBENCH_DATA_DIR")
+
     fingerprints = set()
     for folder in ("plain", "packed", "coded"):
         data = images.load_images("cifar10", tmp_path / folder)

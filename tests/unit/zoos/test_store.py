@@ -1,6 +1,7 @@
 """The store beyond the zoos that are built here: the first format, further columns, what it refuses."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -73,3 +74,67 @@ def test_names_that_a_file_cannot_hold(tmp_path, name):
 def test_long_texts_are_refused(tmp_path):
     with pytest.raises(ValueError, match="longer than 64 bytes"):
         write(tmp_path / "zoo.h5", name=np.array(["a", "b", "c", "d", "ä" * 33]))
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_a_kill_while_chunks_are_deleted_leaves_none_to_another_zoo(tmp_path, monkeypatch, steps):
+    zoo = PartialZoo(tmp_path / "zoo.h5", MANIFEST, 5, 2)
+    for number in range(3):
+        zoo.write(number, {name: values[2 * number : 2 * number + 2] for name, values in table().items()})
+    done, unlink = [], Path.unlink
+
+    def stop(path, missing_ok=False):
+        if path.parent == zoo.folder and not path.name.startswith("."):
+            if len(done) == steps:
+                raise KeyboardInterrupt
+            done.append(path.name)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stop)
+    if steps < 4:  # three chunks and their manifest
+        with pytest.raises(KeyboardInterrupt):
+            zoo.assemble({})
+        assert (zoo.folder / "manifest.json").exists()
+    else:
+        zoo.assemble({})
+        assert not zoo.folder.exists()
+    assert len(done) == steps
+    assert len(read_zoo(zoo.path).label) == 5
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_chunks_of_unknown_zoos_are_not_used(tmp_path, shared):
+    zoo = PartialZoo(tmp_path / "zoo.h5", MANIFEST, 5, 2)
+    zoo.write(0, {name: values[:2] for name, values in table().items()})
+    (zoo.folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"chunks but no manifest\.json.*Move or delete that folder"):
+        PartialZoo(zoo.path, {**MANIFEST, "spec": "another"}, 5, 2, shared=shared)
+    assert zoo.chunk_path(0).exists()
+    zoo.chunk_path(0).unlink()
+    assert PartialZoo(zoo.path, {**MANIFEST, "spec": "another"}, 5, 2, shared=shared).num_finished() == 0
+
+
+@pytest.mark.parametrize("kind", ["link", "virtual", "external", "group"])
+def test_data_of_other_files_are_refused(tmp_path, kind):
+    write(tmp_path / "zoo.h5")
+    secret = np.full((5, 3), 7, np.float32)
+    secret.tofile(tmp_path / "secret.raw")
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["params"] = secret
+    with h5py.File(tmp_path / "zoo.h5", "r+") as file:
+        del file["params"]
+        if kind == "link":
+            file["params"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "params")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((5, 3), np.float32)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "params", (5, 3))
+            file.create_virtual_dataset("params", layout)
+        elif kind == "external":
+            place = [(str(tmp_path / "secret.raw"), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset("params", (5, 3), np.float32, external=place)
+        else:
+            file["params"] = secret
+            file["other"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/")
+            file.attrs["columns"] = json.dumps(["params", "label", "index", "view", "other/params"])
+    with pytest.raises(ValueError, match=r"not a plain dataset of this file: refused|no dataset 'other/params'"):
+        read_zoo(tmp_path / "zoo.h5")

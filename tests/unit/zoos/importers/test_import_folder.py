@@ -110,3 +110,18 @@ def test_no_readable_file(tmp_path):
         FolderLayout(folder)
     with pytest.raises(ValueError, match="unknown activation 'sinus'"):
         FolderLayout(folder, activation="sinus")
+
+
+@pytest.mark.parametrize("rows", ["", "nets/"])
+@pytest.mark.parametrize("write", [write_folder, write_tar, write_zip])
+def test_one_top_folder(files, tmp_path, write, rows):
+    """As ``tar czf nets.tgz nets/`` makes it: rows may leave the folder of the table out."""
+    table = "".join(f"{rows if i else ''}{line}\n" for i, line in enumerate(TABLE.splitlines()))
+    files["labels.csv"] = f"{table}{rows}gone.pt,1,0.5,adam,9\n".encode()
+    path = write(tmp_path / "archive", {f"nets/{name}": data for name, data in files.items()})
+    layout = FolderLayout(path)
+    assert "3 networks of 1-4c3-4c3-2:relu, 1 broken, 2 other files" in import_zoo(layout, tmp_path / "zoo.h5")
+    assert layout.missing() == [f"{rows}gone.pt: is in the table of labels, but not there"]
+    data = read_zoo(tmp_path / "zoo.h5")
+    assert data.label.tolist() == [3, 0, 1]
+    np.testing.assert_array_equal(data.params, np.stack([row(cnn(seed)) for seed in range(3)]))

@@ -1,5 +1,6 @@
 """What is refused, what is counted as broken, and that no code is run."""
 
+import gzip
 import io
 import os
 import pickle
@@ -13,7 +14,7 @@ import torch
 from archives import NfnSiren, nfn_files, saved, write_folder, write_tar, write_zip
 
 from nfbench.weightspace import NetworkSpec
-from nfbench.zoos.importers import NfnLayout, common, import_zoo
+from nfbench.zoos.importers import FolderLayout, NfnLayout, common, import_zoo
 from nfbench.zoos.importers.common import Broken, members
 from nfbench.zoos.importers.tensors import infer_spec, load_state, to_row
 from nfbench.zoos.store import read_zoo
@@ -136,10 +137,91 @@ def test_a_bomb_inside_a_file(tmp_path):
     assert len(file.getvalue()) < 100_000
     with pytest.raises(Broken, match="unpacks to more than"):
         load_state(file.getvalue(), "x.pth")
-    huge = torch.zeros(1).expand(2**40)  # one number that claims to be 4 TiB
-    spec = NetworkSpec.parse("2-3-1:sine")
-    with pytest.raises(Broken):
-        to_row(load_state(saved({"a": huge}), "x.pth"), spec)
+
+
+def test_one_number_that_claims_to_be_four_tebibytes(tmp_path):
+    """Its shapes are those of a network, so that they pass for its spec."""
+    one = torch.zeros(1)
+    huge = {"a": one.expand(2**20, 2**20), "b": one.expand(2**20)}
+    state = load_state(saved(huge), "x.pth")
+    with pytest.raises(Broken, match="claims 4194308 MiB of numbers"):
+        to_row(state, NetworkSpec.parse("1048576-1048576:relu"))
+    folder = write_folder(tmp_path / "nets", {"a.pth": saved(huge), "labels.csv": b"file\na.pth\n"})
+    with pytest.raises(ValueError, match=r"the last: a\.pth claims 4194308 MiB"):
+        FolderLayout(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        (tarfile.GNUTYPE_LONGNAME, True),
+        (tarfile.GNUTYPE_LONGNAME, False),
+        (tarfile.GNUTYPE_LONGLINK, False),
+        (tarfile.XHDTYPE, True),
+        (tarfile.XHDTYPE, False),
+        (tarfile.XGLTYPE, False),
+    ],
+)
+def test_large_headers_are_refused_before_they_are_read(tmp_path, monkeypatch, kind, first):
+    """64 MiB of zeros are 65 KB in a compressed tar, and tarfile reads them before it shows the member."""
+    info = tarfile.TarInfo("long")
+    info.type, info.size = kind, 64 * 2**20
+    path = tmp_path / "siren_mnist_wts.tar.gz"
+    with gzip.open(path, "wb") as file:
+        plain = io.BytesIO()
+        if not first:
+            with tarfile.open(fileobj=plain, mode="w") as tar:
+                tar.addfile(tarfile.TarInfo(GOOD))
+        file.write(plain.getvalue().rstrip(b"\0").ljust(0 if first else 512, b"\0"))
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.write(bytes(info.size))
+    assert path.stat().st_size < 70_000
+    read = gzip.GzipFile.read
+
+    def bounded(self, size=-1):
+        assert 0 <= size <= 2**20, "read a header as a whole"
+        return read(self, size)
+
+    monkeypatch.setattr(gzip.GzipFile, "read", bounded)
+    with pytest.raises(ValueError, match=r"'long' has a header of 67108864 bytes\. .*this one is refused"):
+        list(members(path))
+
+
+def test_many_global_headers_are_refused(tmp_path):
+    """Each is small, but tarfile keeps them all."""
+    path = tmp_path / "many.tar"
+    with path.open("wb") as file:
+        for number in range(4):
+            info = tarfile.TarInfo(f"{number}.pth")
+            head = tarfile.TarInfo.create_pax_global_header({f"comment{number}": "x" * 30_000})
+            file.write(head + info.tobuf())
+        file.write(bytes(1024))
+    with pytest.raises(ValueError, match=r"'2\.pth' comes after too many headers"):
+        list(members(path))
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_sparse_files_are_refused(tmp_path, newer):
+    """Their maps can be of any length."""
+    info = tarfile.TarInfo("a.pth")
+    if newer:
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+        data = info.tobuf(tarfile.PAX_FORMAT)
+    else:
+        info.type = tarfile.GNUTYPE_SPARSE
+        data = info.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "sparse.tar").write_bytes(data + bytes(2048))
+    with pytest.raises(ValueError, match=r"'a\.pth' is a sparse file\. .*refused"):
+        list(members(tmp_path / "sparse.tar"))
+
+
+def test_ordinary_long_names_and_headers_are_read(tmp_path):
+    name = "/".join(["long" * 20] * 5) + "/a.pth"
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        path = tmp_path / f"{form}.tar"
+        with tarfile.open(path, "w", format=form, pax_headers={"comment": "0" * 40}) as tar:
+            tar.addfile(tarfile.TarInfo(name))
+        assert [member.name for member in members(path)] == [name]
 
 
 @pytest.mark.parametrize("end", [-1024, -3000, -9000])

@@ -1,7 +1,9 @@
 """NFN's, DWSNets' and Neural Field Arena's SIRENs: every published layout, and renderings against the networks."""
 
 import json
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.fit import pixel_grid, render_flat
 from nfbench.zoos.importers import ArenaLayout, DwsLayout, NfnLayout, import_zoo
 from nfbench.zoos.recipe import SirenRecipe
+from nfbench.zoos.selection import choose_split
 from nfbench.zoos.store import ZooData, read_zoo
 
 
@@ -190,3 +193,83 @@ def test_arena_refuses_data_of_other_files(arena, tmp_path, capsys):
     import_zoo(ArenaLayout(folder), tmp_path / "zoo.h5")
     assert "not a plain dataset of this file: refused" in capsys.readouterr().err
     assert read_zoo(tmp_path / "zoo.h5").index.tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["nefs_4-7.hdf5", "nef.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_arena_refuses_links_and_pipes(arena, tmp_path, name, kind):
+    folder, _ = arena()
+    (folder / name).rename(tmp_path / "outside")
+    if kind == "link":
+        (folder / name).symlink_to(tmp_path / "outside")
+    else:
+        os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"{name}' is a (link to|device).*this one is refused"):
+        ArenaLayout(folder)
+    if name != "nef.json" and kind == "pipe":
+        with pytest.raises(ValueError, match="is a device"):
+            ArenaLayout(folder / name)
+
+
+def test_nfn_refuses_a_link_as_its_description(tmp_path, nfn_nets):
+    folder = write_folder(tmp_path / "mnist", nfn_files(nfn_nets))
+    (tmp_path / "secret.json").write_text('{"manifest": {"source": "fashion"}}')
+    (folder / "zoo.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(ValueError, match=r"zoo\.json' is a link to .*this one is refused"):
+        NfnLayout(folder)
+
+
+def test_arena_rows_that_were_never_written(arena, tmp_path, capsys):
+    """A file of some KB can declare so many that the list of their blocks alone fills the memory."""
+    folder, _ = arena(count=6, per_file=3)
+    with h5py.File(folder / "nefs_3-6.hdf5", "r+") as file:
+        width = file["params"].shape[1]
+        del file["params"]
+        file.create_dataset("params", (10**15, width), np.float32, chunks=(1, width))
+    import_zoo(ArenaLayout(folder), tmp_path / "zoo.h5")
+    assert "nefs_3-6.hdf5: cannot be read: params (1000000000000000, " in capsys.readouterr().err
+    assert read_zoo(tmp_path / "zoo.h5").index.tolist() == [0, 1, 2]
+
+
+def test_arena_labels_of_another_number(arena, tmp_path, capsys):
+    folder, _ = arena(count=6, per_file=3)
+    with h5py.File(folder / "nefs_3-6.hdf5", "r+") as file:
+        del file["labels"]
+        file.create_dataset("labels", (3, 10**12), np.int64, chunks=(1, 1))
+    import_zoo(ArenaLayout(folder), tmp_path / "zoo.h5")
+    assert "nefs_3-6.hdf5: has 3000000000000 labels for 3 networks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(2, 10**14), (10**7, 10**7, 10**7), (-2, -5)])
+def test_arena_shapes_are_checked_against_the_rows(arena, shape):
+    folder, _ = arena()
+    for path in folder.glob("*.hdf5"):
+        with h5py.File(path, "r+") as file:
+            file["param_config"][0] = json.dumps([("kernel_net_0.linear.kernel", shape)])
+    with pytest.raises(
+        ValueError, match=r"has the shape .* of 'kernel_net_0\.linear\.kernel': too much for 51 numbers"
+    ):
+        ArenaLayout(folder)
+
+
+@pytest.mark.parametrize("source", ["celeba", "digits"])
+def test_arena_of_other_images_says_only_what_is_known(arena, tmp_path, source):
+    folder, _ = arena(count=20, per_file=20)
+    with h5py.File(folder / "nefs_0-20.hdf5", "r+") as file:
+        file["labels"][:] = 0
+    import_zoo(ArenaLayout(folder, source=source, num_signals=20), tmp_path / "zoo.h5")
+    data = read_zoo(tmp_path / "zoo.h5")
+    assert "split" not in data.manifest
+    assert choose_split(data, None) == "tens"
+    assert data.manifest["recipe_known"] == ["widths", "w0_first", "w0_hidden", "grid"]
+    assert "pixel_mean" not in data.manifest
+    old = replace(data, manifest={**data.manifest, "split": "official"})  # as imports said before
+    assert choose_split(old, None) == "tens"
+
+
+def test_arena_of_known_images_keeps_its_split_and_range(arena):
+    for name, split in (("MNIST", "dws"), ("CIFAR10", "official")):
+        said = ArenaLayout(arena(name)[0]).manifest
+        assert said["split"] == split
+        assert {"pixel_min", "pixel_max"} < set(said["recipe_known"])
+        assert said["pixel_mean"]

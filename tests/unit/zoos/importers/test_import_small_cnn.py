@@ -1,6 +1,7 @@
 """The Small CNN Zoo: TensorFlow's order, metrics, the authors' split with its stray first line."""
 
 import json
+import os
 import random
 
 import numpy as np
@@ -164,4 +165,26 @@ def test_what_to_give(small_cnn, tmp_path):
         SmallCnnLayout(folder)
     np.save(folder / "weights.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(ValueError, match="not an array of numbers"):
+        SmallCnnLayout(folder)
+
+
+@pytest.mark.parametrize("name", ["weights.npy", "metrics.csv.gz", "layout.csv"])
+def test_links_and_pipes_are_refused(small_cnn, tmp_path, name):
+    folder = small_cnn()
+    (folder / name).rename(tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match=f"{name}' is a link to .*this one is refused"):
+        SmallCnnLayout(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"{name}' is a device"):
+        SmallCnnLayout(folder)
+
+
+@pytest.mark.parametrize("line", ['a/kernel:0,0,1000000000000000,"(1,)"', 'a/bias:0,-1000000000000000,0,"(1,)"'])
+def test_places_are_checked_against_the_width(small_cnn, line):
+    """Before as many numbers are made."""
+    folder = small_cnn()
+    (folder / "layout.csv").write_text(f"varname,start_idx,end_idx,shape\n{line}\n")
+    with pytest.raises(ValueError, match="its variables don't fit a row of 4970 numbers"):
         SmallCnnLayout(folder)
