@@ -8,7 +8,6 @@ python scripts/build_zoo.py inspect data/zoos/mnist-nfn-published.h5        # of
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from omegaconf import DictConfig
 from nfbench.allocator import keep_freed_memory
 from nfbench.config import errors, register
 from nfbench.config.schema import CONF, options
+from nfbench.config.words import is_zoo_file
 
 COMMANDS = ("build", "merge", "inspect")
-KEY = re.compile(r"[+~]*[\w.]+")  # of an override
 
 
 def main(arguments: list[str]) -> None:
@@ -42,7 +41,7 @@ def main(arguments: list[str]) -> None:
         near = errors.did_you_mean(command, COMMANDS)
         raise ValueError(f"there is no command `{command}`{near}\n  It is one of: {', '.join(COMMANDS)}")
     shards = [text for text in arguments if text.startswith("shard=")]
-    files = [text for text in arguments if is_file_name(text)]
+    files = [text for text in arguments if is_zoo_file(text)]
     if len(shards) > (command == "build"):
         raise ValueError(f"{command} takes {'one' if command == 'build' else 'no'} shard=...: leave out {shards[-1]}")
     if files and command != "inspect":
@@ -50,12 +49,6 @@ def main(arguments: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [text for text in arguments if text not in (*shards, *files)])
     run(command, cfg, shards[0].partition("=")[2] if shards else None, Path(files[0]) if files else None)
-
-
-def is_file_name(word: str) -> bool:
-    """Whether a word of the command line names a file, and is no override: names of zoos may have a ``=``."""
-    key, equals, _ = word.partition("=")
-    return word.endswith(".h5") and (not equals or not KEY.fullmatch(key) or Path(word).is_file())
 
 
 def run(command: str, cfg: DictConfig, shard: str | None, file: Path | None) -> None:

@@ -9,7 +9,6 @@ data: it reads training images. A run that was killed goes on when the same comm
 
 import argparse
 import json
-import re
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from nfbench.allocator import keep_freed_memory
 from nfbench.config import errors, register
 from nfbench.config.build import build_zoo
 from nfbench.config.schema import CONF
+from nfbench.config.words import is_zoo_file
 from nfbench.measures import MEASURES, Settings, measure
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.classifiers import split_runs
@@ -33,7 +33,6 @@ from nfbench.zoos.measures import Columns, PartialMeasures, measures_lock, read_
 from nfbench.zoos.store import ZooData, fingerprint, read_zoo
 
 CHUNK = 64  # networks between two writes
-KEY = re.compile(r"[+~]*[\w.]+")  # of an override
 HELP = {
     "images": "how many training images",
     "seed": "of the directions and the start of Lanczos, and which sample of images",
@@ -67,19 +66,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def is_file_name(word: str) -> bool:
-    """Whether a word of the command line names a file, and is no override: names of zoos may have a ``=``."""
-    key, equals, _ = word.partition("=")
-    return not equals or (word.endswith(".h5") and (not KEY.fullmatch(key) or Path(word).is_file()))
-
-
 def zoo_path(words: list[str]) -> Path:
     """The file that is named, or that of `zoo=...`, built or looked for as run.py would.
 
     Raises:
         ValueError: neither, or no such file.
     """
-    if len(words) == 1 and is_file_name(words[0]):
+    if len(words) == 1 and ("=" not in words[0] or is_zoo_file(words[0])):
         if not Path(words[0]).is_file():
             raise ValueError(f"there is no zoo {words[0]}: give its HDF5 file, or zoo=... as for run.py")
         return Path(words[0])

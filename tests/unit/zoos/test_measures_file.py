@@ -97,21 +97,3 @@ def test_all_steps_of_the_test_runs_are_ranked():
         found = SCRIPT["rank"](data, {"l2_norm": -accuracy}, rows)
         assert found["test_networks"] == found["table"][0]["networks"] == count
         assert found["table"][0]["tau_accuracy"] == pytest.approx(-1)
-
-
-@pytest.mark.parametrize(
-    ("word", "is_file"),
-    [
-        ("zoo.h5", True),
-        ("data/zoos/cnn_mnist-tiny+num_runs=12.h5", True),
-        ("siren_digits-digits+num_steps=20.h5", True),
-        ("zoo=cnn_fashion", False),
-        ("zoo.file=data/zoos/mine.h5", False),
-        ("+zoo.file=mine.h5", False),
-        ("here=1.h5", True),
-    ],
-)
-def test_which_words_are_files(word, is_file, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here=1.h5").touch()
-    assert SCRIPT["is_file_name"](word) == is_file
