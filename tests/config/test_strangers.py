@@ -1,12 +1,16 @@
 """What a checkpoint or a run folder of a stranger may have made, and what it may not."""
 
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
 from nfbench.config.build import our_class
+from nfbench.config.encoder import adopt_encoder
 from nfbench.config.trained import load_trained
 from nfbench.models import NFT
 from nfbench.resume import KEY
@@ -51,3 +55,21 @@ def test_a_checkpoint_without_a_task_says_so(tmp_path: Path) -> None:
     torch.save({"epoch": 0, "state_dict": {}, "hyper_parameters": {}, KEY: {"seed": 0}}, file)
     with pytest.raises(ValueError, match=r"odd\.ckpt lacks 'task'"):
         load_trained(file)
+
+
+def test_an_encoder_that_was_not_tested_is_refused(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
+    folder = tmp_path / "encoder"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    (folder / "summary.json").write_text('{"task": "inr2array", "metrics": {"val/psnr": 20.0}}')
+    with pytest.raises(ValueError, match="is a run with test=false.*run its command with test=true"):
+        adopt_encoder(composed("task=inr2array_cls", f"encoder={folder}"))
+
+
+def test_no_prediction_takes_the_place_of_another(tmp_path: Path) -> None:
+    free = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "predict.py"))["free"]
+    names = []
+    for _ in range(3):
+        names.append(free(tmp_path / "net-edited.pth"))
+        names[-1].touch()
+    assert [path.name for path in names] == ["net-edited.pth", "net-edited-2.pth", "net-edited-3.pth"]
