@@ -62,7 +62,7 @@ def test_an_encoder_that_was_not_tested_is_refused(tmp_path: Path, composed: Cal
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
     (folder / "summary.json").write_text('{"task": "inr2array", "metrics": {"val/psnr": 20.0}}')
-    with pytest.raises(ValueError, match="is a run with test=false.*run its command with test=true"):
+    with pytest.raises(ValueError, match=r"is a run with test=false.*run its command with test=true"):
         adopt_encoder(composed("task=inr2array_cls", f"encoder={folder}"))
 
 
