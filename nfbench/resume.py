@@ -77,6 +77,11 @@ class BestCheckpoint(ModelCheckpoint):
     Lightning forgets its score then, and the next epoch would take the place of a better one.
     """
 
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint: the one that it had before this class."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the state of a checkpoint whose best epoch lies here for one of this folder."""
         there, here = str(state_dict.get("dirpath")), str(self.dirpath)

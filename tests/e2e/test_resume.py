@@ -48,7 +48,9 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(composed, small, job, stop, t
     stop(cfg, job("there"), 2, 0)
     last = tmp_path / "there" / "checkpoints" / "last.ckpt"
     saved = torch.load(last, weights_only=True)
-    (state,) = [one for name, one in saved["callbacks"].items() if "'monitor': 'val/acc'" in name]
+    (name,) = [name for name in saved["callbacks"] if "'monitor': 'val/acc'" in name]
+    assert name.startswith("ModelCheckpoint{"), "as in checkpoints of earlier versions"
+    state = saved["callbacks"][name]
     state["best_model_score"] = state["kth_value"] = torch.tensor(2.0)  # no later epoch is better
     state["best_k_models"] = {path: torch.tensor(2.0) for path in state["best_k_models"]}
     torch.save(saved, last)
