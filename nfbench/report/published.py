@@ -116,6 +116,16 @@ def nearest(summary: Mapping[str, Any], metric: str) -> Cell | None:
     return found[0] if found else None
 
 
+def _other_split(split: object, cell: Cell) -> bool:
+    """Whether a split of a zoo of INRs has other images in its parts than that of a published number."""
+    source = cell.dataset.split("_")[0]
+    if "inr" not in cell.task or source not in ("mnist", "fashion"):
+        return False  # on CIFAR-10 all splits are the same, and other zoos have one split each
+    wanted = "dws" if cell.zoo == "dws" else "inr2array" if cell.task == "inr2array_cls" else "nfn"
+    same = {"nfn", "inr2array"} if source == "mnist" else set()  # on MNIST these two are one
+    return split != wanted and {split, wanted} != same
+
+
 def data_differences(summary: Mapping[str, Any], cell: Cell) -> list[str]:
     """What keeps a run's data from being those of a published number; empty where they are."""
     dataset, zoo = place(summary)
@@ -126,6 +136,8 @@ def data_differences(summary: Mapping[str, Any], cell: Cell) -> list[str]:
         reasons.append(f"definition {summary.get('definition')}")
     if summary["task"] in ("inr_cls", "inr2array_cls") and str(summary.get("views")) != cell.views:
         reasons.append(f"views {summary.get('views')}")
+    if _other_split(summary.get("split"), cell):
+        reasons.append(f"split {summary.get('split')}")
     least = _FULL.get("small_cnn" if cell.zoo == "small_cnn" else "inr" if "inr" in cell.task else "", 0)
     if summary.get("num_train", 0) < least and not cell.dataset.endswith("net10"):
         reasons.append(f"{summary.get('num_train', 0):,} to train on")

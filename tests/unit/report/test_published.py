@@ -9,7 +9,7 @@ from nfbench.report.edit_table import paper
 from nfbench.report.published import NUMBERS, anchor, best, differences, family, nearest, published
 
 FULL = {
-    "task": "inr_cls", "dataset": "mnist", "definition": "nfn", "zoo": "siren_mnist", "split": "official", "views": 10,
+    "task": "inr_cls", "dataset": "mnist", "definition": "nfn", "zoo": "siren_mnist", "split": "nfn", "views": 10,
     "num_images": 60000, "num_train": 45000, "size": "full", "model": "nfn_np",
     "command": "python run.py experiment=nfn_np_mnist seed=1 threads=8", "seed": 1,
 }  # fmt: skip
@@ -55,6 +55,7 @@ def test_a_run_of_the_cells_command_compares_and_others_say_why_not():
     for change, reason in (
         ({"size": "cpu"}, "size cpu"),
         ({"views": 1}, "views 1"),
+        ({"split": "official"}, "split official"),
         ({"definition": "nfn+num_steps=200"}, "definition nfn+num_steps=200"),
         ({"num_train": 4500}, "4,500 to train on"),
         ({"canonicalized": True}, "canonicalised"),
