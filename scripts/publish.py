@@ -19,6 +19,7 @@ from nfbench.report.run_folder import write_atomically
 from nfbench.report.tables import TASKS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+KERNEL = re.compile(r"^(Linux-\d+(?:\.\d+)*)-.+-(x86_64|aarch64)\b")
 NAME = re.compile(r"[\w.+-]+-seed\d+-[0-9a-f]{8}")
 
 
@@ -56,6 +57,8 @@ def publish(folder: Path, results: Path = RESULTS, replace: bool = False) -> Pat
         )
     if summary.get("slurm"):
         del summary["slurm"]["node"]  # the name of somebody's machine
+    if system := (summary.get("machine") or {}).get("system"):  # and of somebody's kernel
+        summary["machine"]["system"] = KERNEL.sub(r"\1-\2", system)
     if curves := read_curves(folder / "metrics.csv"):
         summary["curves"] = curves
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -123,7 +123,7 @@ class LoggerConfig:
     mode: str = MISSING  # disabled, offline or online
     project: str = MISSING
     entity: str | None = None
-    group: str | None = None  # None: the sweep, or model and zoo
+    group: str | None = None  # None: the sweep, or task, model and zoo
     job_type: str | None = None  # None: train, or tune where a sweeper searches
     tags: list[str] = field(default_factory=list)
 

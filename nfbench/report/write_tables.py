@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,9 @@ def _typical(wall: Sequence[float]) -> str:
 
 
 def _encoder_seconds(row: Row) -> str:
-    """`250 + ` of a model whose encoder was trained before."""
-    spent = [run.summary["encoder_wall_s"] for run in row.runs if run.summary.get("encoder_wall_s")]
-    return f"{sum(spent) / len(spent):,.0f} + " if spent else ""
+    """`250 + 40 + ` of a model whose encoder was trained before, and then encoded all networks."""
+    found = ([run.summary[key] for run in row.runs if run.summary.get(key)] for key in ("encoder_wall_s", "encode_s"))
+    return "".join(f"{_typical(spent)} + " for spent in found if spent)
 
 
 def _where(row: Row) -> str:
@@ -102,13 +103,25 @@ def machine(row: Row) -> str:
     if about.get("gpu"):
         return str(about["gpu"])
     threads = about.get("threads")
-    return f"{threads} CPU thread{'s' * (threads != 1)}" if threads else "machine unknown"
+    return f"{threads} CPU thread{'s' * (threads != 1)}{_processors(row)}" if threads else "machine unknown"
+
+
+def _processors(row: Row) -> str:
+    """What the runs say of it, which older ones don't; with their seeds where they ran on different ones."""
+    found: dict[str, list[str]] = {}
+    runs = row.runs or ([row.run] if row.run else [])
+    for run in runs:
+        if name := (run.summary.get("machine") or {}).get("processor"):
+            found.setdefault(re.sub(r"\((R|TM)\)| Processor| CPU", "", name), []).append(str(run.summary["seed"]))
+    if [len(runs)] == [len(seeds) for seeds in found.values()]:
+        return f" ({next(iter(found))})"
+    return "".join(f"; seed {', '.join(seeds)} on {name}" for name, seeds in found.items())
 
 
 def facts(table: Table) -> str:
     """The protocol of a table in a line."""
     names = [name for name in table.facts if name not in _LONG] + [name for name in _LONG if name in table.facts]
-    return "; ".join(f"{name.replace('_', ' ')} {_short(table.facts[name])}" for name in names if name != "task")
+    return "; ".join(f"{name.replace('_', ' ')} {_short(name, table.facts[name])}" for name in names if name != "task")
 
 
 def kind(table: Table) -> str:
@@ -252,6 +265,6 @@ def _count(value: Any) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def _short(value: Any) -> str:
+def _short(name: str, value: Any) -> str:
     text = ("no", "yes")[value] if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else str(value)
-    return text if len(text) <= 60 else f"{text[:16]}..."
+    return f"{text[:16]}..." if name.endswith("hash") and len(text) > 19 else text

@@ -24,7 +24,10 @@ def made(folder, *summaries):
 def test_a_mark_gets_the_tables_that_it_asks_for(tmp_path):
     tables = made(
         tmp_path, summary(value=0.25), summary(value=0.75, seed=1), summary(value=0.5, dataset="mnist", model="mlp"),
-        summary(task="inr2array_cls", value=0.125, encoder_wall_s=30.0, encoder="inr2array nft, seed 0, aaaaaaaa"),
+        summary(
+            task="inr2array_cls", value=0.125, encoder_wall_s=30.0, encode_s=4.0,
+            encoder="inr2array nft, seed 0, aaaaaaaa",
+        ),
     )  # fmt: skip
     start, end = "<!-- results task=inr_cls dataset=digits -->", "<!-- end of results -->"
     text = fill(f"before\n{start}\nold\n{end}\nafter\n", tables)
@@ -39,7 +42,7 @@ def test_a_mark_gets_the_tables_that_it_asks_for(tmp_path):
     assert fill(text, tables) == text
     both = fill(f"<!-- results task=inr_cls -->\n{end}", tables)
     assert both.count("**inr_cls: ") == 2
-    assert "30 + 10 s" in fill(f"<!-- results task=inr2array_cls -->\n{end}", tables)
+    assert "30 + 4 + 10 s" in fill(f"<!-- results task=inr2array_cls -->\n{end}", tables)
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,11 @@ def test_publish_refuses_a_summary_that_lacks_a_field(tmp_path, script):
     (folder / "metrics.csv").write_text("epoch,step,lr,val/acc\n0,5,0.1,0.25\n1,10,0.1,\n")
     assert json.loads(script.publish(folder, tmp_path / "results").read_text())["curves"] == {"val/acc": [0.25, None]}
     job = {"job_id": "3", "node": "somebodys", "restarts": 0}
-    (folder / "summary.json").write_text(json.dumps(summary(slurm=job)))
+    machine = {"threads": 2, "system": "Linux-6.1.0-somebodys-1-x86_64-with-glibc2.36"}
+    (folder / "summary.json").write_text(json.dumps(summary(slurm=job, machine=machine)))
     published = json.loads(script.publish(folder, tmp_path / "results").read_text())
     assert published["slurm"] == {"job_id": "3", "restarts": 0}, "no names of machines"
+    assert published["machine"] == {"threads": 2, "system": "Linux-6.1.0-x86_64-with-glibc2.36"}
     thin = summary()
     del thin["versions"]
     (folder / "summary.json").write_text(json.dumps(thin))

@@ -15,7 +15,7 @@ from nfbench.report.tables import PROTOCOL, make_tables
 from nfbench.report.write_tables import as_csv, display, escape, latex, markdown, seed_values, write_tables
 
 FULL = {
-    "dataset": "mnist", "definition": "nfn", "zoo": "siren_mnist", "split": "official", "views": 10, "num_train": 45000,
+    "dataset": "mnist", "definition": "nfn", "zoo": "siren_mnist", "split": "nfn", "views": 10, "num_train": 45000,
     "size": "full", "model": "nfn_np",
 }  # fmt: skip
 
@@ -108,6 +108,18 @@ def test_a_cost_of_different_machines_is_a_range(tmp_path):
     assert display(table, table.rows[0])["training"].startswith("1,000–1,501 s, ")
     (table,) = own(tables_of(write(tmp_path, *runs[:2], summary(seed=2, wall_s=1500.0)))[0])
     assert display(table, table.rows[0])["training"].startswith("1,300 s, ")
+
+
+def test_a_cost_says_its_processor(tmp_path):
+    known = {"threads": 1, "processor": "Intel(R) Xeon(R) Processor"}
+    for machines, text in (
+        ([known, known], "1 CPU thread (Intel Xeon)"),
+        ([{"threads": 1}, {"threads": 1}], "1 CPU thread"),
+        ([{"threads": 1}, known], "1 CPU thread; seed 1 on Intel Xeon"),
+    ):
+        runs = [summary(seed=seed, machine=machine) for seed, machine in enumerate(machines)]
+        (table,) = own(tables_of(write(tmp_path, *runs))[0])
+        assert display(table, table.rows[0])["training"].endswith(f" s, {text}")
 
 
 def test_a_failed_run_of_a_sweep_is_found_by_what_was_typed(tmp_path):
