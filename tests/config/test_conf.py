@@ -30,7 +30,8 @@ def test_every_option_composes_and_resolves(composed, group: str, name: str) -> 
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     if group in ("task", "model", "zoo", "logger"):
-        assert plain[group]["name"] == Path(name).name
+        given = plain[group]["name"]  # runs of published sizes may be named after the model
+        assert given == Path(name).name or (name.startswith("paper/") and f"paper/{given}_" in name)
         assert OmegaConf.get_type(cfg[group]) is not dict, "the file does not start from its schema"
 
 
@@ -89,6 +90,13 @@ def test_every_model_has_the_symmetry_it_declares(composed, name: str, out_dim: 
         assert_invariant(build, num_specs=2)
     elif declared == "hnp":
         assert_equivariant(build, channels=1, num_specs=2)
+
+
+@pytest.mark.parametrize("model", ["paper/nfn_np_scale3", "paper/mlp_big"])
+@pytest.mark.parametrize("name", [name for name in options()["experiment"] if not name.startswith("tickets_cpu")])
+def test_a_model_of_an_experiment_is_the_model_that_is_named(composed, name: str, model: str) -> None:
+    """An experiment with keys of `model:` gives them to every model that is chosen beside it, as `tickets_cpu` means to."""
+    assert composed(f"experiment={name}", f"model={model}").model == composed(f"model={model}").model
 
 
 @pytest.mark.parametrize("name", options()["experiment"])
