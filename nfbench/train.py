@@ -38,6 +38,7 @@ from nfbench.tracking import MetricsCSV, WandbView, log_protocol, log_result, wa
 
 log = logging.getLogger(__name__)
 SIZES = ("tiny", "cpu", "full")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # the last three are Lightning's short names
 SAMPLES = 12  # test items that are rendered for the picture
 
 
@@ -60,6 +61,11 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}: a run takes one device. To use several, give each a run of its "
             "own, in a sweep (-m) or with CUDA_VISIBLE_DEVICES"
+        )
+    if str(cfg.trainer.precision) not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={cfg.trainer.precision} is not one of {', '.join(PRECISIONS)}: weights and what is "
+            "reported are of float32, and a training step may be in a lower precision"
         )
     cfg = adopt_encoder(cfg, job.overrides)
     report = report_module(cfg.task.report)
@@ -121,7 +127,8 @@ def _run(
     quiet_lightning()
     keep_freed_memory()
     reset_peak_memory()
-    torch.set_num_threads(cfg.threads or default_threads())  # the jobs of a sweep share a process
+    own = default_threads()  # before a job of a sweep, which shares its process with the others, sets them
+    torch.set_num_threads(cfg.threads or own)
     seed_everything(cfg.seed, workers=True, verbose=False)
 
     began = time.monotonic()
@@ -174,7 +181,7 @@ def _run(
     task.load_state_dict(chosen["state_dict"])
     began = time.monotonic()
     validated = best_validation(best)
-    if trainer.precision not in ("32-true", "64-true"):  # the Trainer's name of it: "bf16" is one of bf16-mixed
+    if trainer.precision != "32-true":  # the Trainer's name of it: "bf16" is one of bf16-mixed
         validated = in_float32(trainer, task, zoo, validated)
     tested: Mapping[str, float] = {}
     if cfg.test:
@@ -266,8 +273,6 @@ def in_float32(
     """
     precision = trainer.precision
     trainer.strategy.precision_plugin = Precision()
-    if "true" in precision:  # the weights themselves
-        task.float()
     loggers, trainer.loggers = trainer.loggers, []  # they have this epoch already
     try:
         found = trainer.validate(task, datamodule=zoo, verbose=False)[0]

@@ -105,7 +105,12 @@ class _CrossAttention(torch.autograd.Function):
         for i in range(num_layers + 1):
             tokens = _gather(qkv_w, qkv_b, i)  # (3, B, H, N, n_i, D)
             q, k, v = tokens.flatten(-2).flatten(1, 2)  # each (B * H, N, n_i * D)
-            scores = torch.bmm(q, k.transpose(1, 2)).mul_(q.shape[-1] ** -0.5).softmax(-1).to(tokens.dtype)
+            scale = q.shape[-1] ** -0.5
+            if q.dtype == torch.float16:  # sums of thousands of products can pass its largest number, 65,504
+                scores = torch.bmm(q.mul_(scale), k.transpose(1, 2))
+            else:
+                scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+            scores = scores.softmax(-1).to(tokens.dtype)
             keep = torch.empty_like(scores).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
             out = torch.bmm(scores if keep is None else scores * keep, v, out=q)  # q is not needed any more
             scatter.add(out.view(tokens.shape[1:]), i)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nfbench.layers.attend import cross_attention
+from nfbench.layers.checks import check_dropouts, check_sizes
 from nfbench.layers.linear import Pointwise
 from nfbench.layers.norm import ChannelLayerNorm
 from nfbench.layers.product import Linear, linear
@@ -60,6 +61,8 @@ class NPAttention(nn.Module):
         share_projections: bool | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, num_heads=num_heads)
+        check_dropouts(dropout=dropout)
         if channels % num_heads:
             raise ValueError(f"channels must be a multiple of num_heads, got {channels} and {num_heads}")
         if point_head not in POINT_HEADS or not (cross_term or point_head != "none"):

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nfbench.layers.checks import check_sizes
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 from nfbench.weightspace.render import full_precision
 
@@ -31,6 +32,7 @@ class GaussianFourierFeatures(nn.Module):
 
     def __init__(self, in_channels: int, mapping_size: int = 128, scale: float = 3.0) -> None:
         super().__init__()
+        check_sizes(mapping_size=mapping_size)
         self.out_channels = 2 * mapping_size
         self.register_buffer("frequencies", scale * torch.randn(in_channels, mapping_size))
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nfbench.layers.checks import check_dropouts
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
 
@@ -24,12 +25,16 @@ class ChannelDropout(nn.Module):
 
     Shapes:
         weights (B, R, S, K, C), biases (B, R, C) -> the same.
+
+    Raises:
+        ValueError: another probability.
     """
 
     symmetry = "np"
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
+        check_dropouts(dropout=dropout)
         self.dropout = dropout
 
     def forward(self, x: WeightSpaceFeatures) -> WeightSpaceFeatures:

@@ -80,7 +80,7 @@ class SimpleLayerNorm(nn.Module):
 
     Args:
         spec: networks that go in.
-        channels: C; channels times kernel positions must be at least 2 for a standard deviation.
+        channels: C, at least 2 for a standard deviation.
 
     Shapes:
         weights (B, R, S, K, C), biases (B, R, C) -> the same. Equivariant to permutations of all neuron layers.

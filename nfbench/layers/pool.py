@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nfbench.layers.checks import check_dropouts, check_sizes
 from nfbench.layers.product import Linear
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
@@ -86,7 +87,7 @@ class CrossAttentionPool(nn.Module):
         weights (B, R, S, K, C), biases (B, R, C) -> (B, M, C). Invariant to permutations of all neuron layers.
 
     Raises:
-        ValueError: channels not a multiple of num_heads.
+        ValueError: a size below 1, a dropout outside [0, 1), or channels not a multiple of num_heads.
     """
 
     symmetry = "np"
@@ -101,6 +102,8 @@ class CrossAttentionPool(nn.Module):
         gated: bool = False,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, num_queries=num_queries, num_heads=num_heads, ff_factor=ff_factor)
+        check_dropouts(dropout=dropout)
         if channels % num_heads:
             raise ValueError(f"channels must be a multiple of num_heads, got {channels} and {num_heads}")
         self.num_heads, self.num_outputs = num_heads, num_queries

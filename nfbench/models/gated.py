@@ -15,6 +15,7 @@ from nfbench.layers import (
     NPLinear,
     Pointwise,
 )
+from nfbench.layers.checks import check_sizes
 from nfbench.models.head import MLPHead
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
@@ -78,7 +79,7 @@ class NFNGated(nn.Module):
         out_dim the shapes of the input, equivariant.
 
     Raises:
-        ValueError: an odd width, an unknown layer, an unknown activation.
+        ValueError: an odd width, another size that is too small, an unknown layer, an unknown activation.
     """
 
     symmetry = "invariant"
@@ -96,6 +97,8 @@ class NFNGated(nn.Module):
         head_activation: str = "relu",
     ) -> None:
         super().__init__()
+        check_sizes(width=width)
+        check_sizes(0, num_blocks=num_blocks)
         if width % 2:
             raise ValueError(f"width must be even, got {width}")
         self.fourier = GaussianFourierFeatures(1, width // 2, fourier_scale)

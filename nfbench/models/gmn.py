@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nfbench.layers import LearnedScale
+from nfbench.layers.checks import check_dropouts, check_sizes
 from nfbench.layers.product import Linear
 from nfbench.models.head import MLPHead
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
@@ -195,8 +196,8 @@ class GMN(nn.Module):
         head_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_rounds < 1 or num_functions < 1:
-            raise ValueError(f"num_rounds and num_functions must be at least 1, got {num_rounds} and {num_functions}")
+        check_sizes(width=width, num_rounds=num_rounds, num_functions=num_functions, head_width=head_width)
+        check_dropouts(head_dropout=head_dropout)
         odd = spec.activation in ODD
         if sign and not odd:
             raise ValueError(

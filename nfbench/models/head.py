@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from nfbench.layers.checks import check_dropouts, check_sizes
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -23,7 +25,7 @@ class MLPHead(nn.Sequential):
         (B, M, C) with M * C = in_features -> (B, out_dim).
 
     Raises:
-        ValueError: no hidden layer, or an unknown activation.
+        ValueError: no hidden layer, a width below 1, a dropout outside [0, 1), or an unknown activation.
     """
 
     def __init__(
@@ -36,8 +38,8 @@ class MLPHead(nn.Sequential):
         norm: bool = False,
         activation: str = "relu",
     ) -> None:
-        if num_hidden < 1:
-            raise ValueError(f"num_hidden must be at least 1, got {num_hidden}")
+        check_sizes(head_width=width, num_hidden=num_hidden)
+        check_dropouts(head_dropout=dropout)
         if activation not in ACTIVATIONS:
             raise ValueError(f"head_activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         layers: list[nn.Module] = [nn.Flatten(1)]

@@ -30,7 +30,7 @@ class FlatMLP(nn.Module):
         weights (B, R, S, K, 1), biases (B, R, 1) -> (B, out_dim); without out_dim the shapes of the input.
 
     Raises:
-        ValueError: a sigmoid without out_dim, or no hidden layer.
+        ValueError: a sigmoid without several outputs, no hidden layer, or a width below 1.
     """
 
     symmetry = "none"
@@ -46,8 +46,11 @@ class FlatMLP(nn.Module):
         sigmoid: bool = False,
     ) -> None:
         super().__init__()
-        if sigmoid and out_dim is None:
-            raise ValueError("sigmoid=True is for classifiers: an editor's outputs have both signs; set sigmoid=False")
+        if sigmoid and out_dim in (None, 1):
+            raise ValueError(
+                "sigmoid=True is for classifiers: editors and predictors of one number need outputs of both signs; set "
+                "sigmoid=False"
+            )
         self.permute, self.sigmoid = permute, sigmoid
         out_features = spec.num_params if out_dim is None else out_dim
         self.net = MLPHead(spec.num_params, out_features, width, num_hidden, dropout)

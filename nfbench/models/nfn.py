@@ -21,6 +21,7 @@ from nfbench.layers import (
     Pointwise,
     SimpleLayerNorm,
 )
+from nfbench.layers.checks import check_sizes
 from nfbench.models.head import MLPHead
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
@@ -81,7 +82,7 @@ class InputEncoding(nn.Sequential):
         permutations.
 
     Raises:
-        ValueError: an unknown io.
+        ValueError: an unknown io, or a fourier_size below 0.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class InputEncoding(nn.Sequential):
     ) -> None:
         super().__init__()
         one_of("io", io, IO_ENCODINGS)
+        check_sizes(0, fourier_size=fourier_size)
         self.out_channels = 2 * fourier_size or 1
         if fourier_size:
             self.append(GaussianFourierFeatures(1, fourier_size, fourier_scale))
@@ -134,7 +136,7 @@ class NFN(nn.Module):
         out_dim the shapes of the input, equivariant.
 
     Raises:
-        ValueError: an unknown layer, io, norm or pool, or one that does not go with the layer.
+        ValueError: an unknown layer, io, norm or pool, one that does not go with the layer, or too small a size.
     """
 
     symmetry = "invariant"
@@ -165,6 +167,8 @@ class NFN(nn.Module):
         def make(c_in: int, c_out: int) -> nn.Module:
             return nf_layer(spec, c_in, c_out, layer, init, io == "embed", hnp_full_span)
 
+        for width in widths:
+            check_sizes(widths=width)
         self.encode = InputEncoding(spec, fourier_size, fourier_scale, io, io_max_freq, io_num_bands)
         channels = [self.encode.out_channels, *widths]
         self.layers = nn.ModuleList(make(i, o) for i, o in pairwise(channels))

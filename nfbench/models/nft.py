@@ -13,6 +13,7 @@ from nfbench.layers import (
     NFTBlock,
     Pointwise,
 )
+from nfbench.layers.checks import check_sizes
 from nfbench.models.head import MLPHead
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
 
@@ -46,8 +47,8 @@ class NFT(nn.Module):
         out_dim the shapes of the input, equivariant.
 
     Raises:
-        ValueError: an odd width, a width that num_heads does not divide, no head of attention at all, or an unknown
-            activation.
+        ValueError: an odd width, another size that is too small, a dropout outside [0, 1), a width that num_heads does
+            not divide, no head of attention at all, or an unknown activation.
     """
 
     symmetry = "invariant"
@@ -70,6 +71,8 @@ class NFT(nn.Module):
         head_activation: str = "relu",
     ) -> None:
         super().__init__()
+        check_sizes(width=width)
+        check_sizes(0, num_blocks=num_blocks)
         if width % 2:
             raise ValueError(f"width must be even, got {width}")
         self.fourier = GaussianFourierFeatures(1, width // 2, fourier_scale)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nfbench.layers import LearnedScale, Pointwise, ResBlock, SimpleLayerNorm
+from nfbench.layers.checks import check_dropouts, check_sizes
 from nfbench.models.head import MLPHead
 from nfbench.models.nfn import POOLS, InputEncoding, nf_layer, one_of
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures
@@ -69,6 +70,8 @@ class ResNFN(nn.Module):
     ) -> None:
         super().__init__()
         one_of("pool", pool, [*POOLS])
+        check_sizes(width=width)
+        check_dropouts(dropout=dropout)
         if num_layers < 2:
             raise ValueError(f"num_layers must be at least 2 (one before the blocks, one after them), got {num_layers}")
 

@@ -5,8 +5,6 @@ run.log                 what was printed
 metrics.csv             a row an epoch
 checkpoints/            best.ckpt and last.ckpt
 predictions.csv         a row a test item
-    ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "pictures.npz", "latents.h5", "test.png",
-    "edit.gif", "summary.json", "wandb", "wandb_id", "curve.json", "curve.png",
 summary.json            the result: a folder that has it is a finished run
 test.png                the picture, drawn from the files above
 edit.gif                edits epoch by epoch (inr_edit)
@@ -26,7 +24,8 @@ from typing import Any
 # What a run writes, and `rerun=true` may move; run.log is copied, since this process writes to it already.
 WRITTEN = (
     ".hydra", "metrics.csv", "checkpoints", "predictions.csv", "samples.npz", "pictures.npz", "latents.h5", "test.png",
-    "edit.gif", "summary.json", "wandb", "wandb_id", "curve.json", "curve.png",
+    "edit.gif", "summary.json", "wandb", "wandb_id", "curve.json", "curve.png", "landscape.h5", "landscape.png",
+    "along.h5", "along.png",
 )  # fmt: skip
 
 

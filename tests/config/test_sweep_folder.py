@@ -31,7 +31,8 @@ def test_how_a_sweep_is_started_does_not_change_its_folder(monkeypatch: pytest.M
 def test_threads_of_one_run_are_not_those_of_the_next(
     composed: Callable[..., DictConfig], small: list[str], job: Callable
 ) -> None:
-    before = train.default_threads()
+    before = torch.get_num_threads()
+    train.default_threads.cache_clear()  # as in a process that has run nothing yet
     try:
         one = train.run(composed(*small, f"threads={before + 1}"), job("one"))
         other = train.run(composed(*small, "seed=1", "threads=null"), job("other"))

@@ -137,6 +137,7 @@ def test_a_full_disk(fails, small, tmp_path, monkeypatch, log_too: bool) -> None
         (["task=tickets", "zoo=tickets_digits", "model=nft"], "task=tickets needs a model that draws masks"),
         (["task=inr_edit", "zoo=siren_digits_edit", "model=vae/nfn_pt"], "draws masks, and no other outputs"),
         (["trainer.devices=2"], "trainer.devices=2: a run takes one device"),
+        (["trainer.precision=64-true"], "trainer.precision=64-true is not one of 32-true, bf16-mixed, 16-mixed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

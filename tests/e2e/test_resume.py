@@ -162,8 +162,12 @@ def test_rerun_moves_nothing_but_a_runs_own_files(composed, small, job) -> None:
         (folder / name).write_text("years of work")
     cfg = composed(*small, "rerun=true")
     train.run(cfg, job("mine"))
+    for name in ("landscape.h5", "along.png"):  # drawn of these weights by scripts/landscape.py
+        (folder / name).touch()
     train.run(cfg, job("mine"))
-    assert (folder.with_name("mine.1") / "summary.json").exists()
+    for name in ("summary.json", "landscape.h5", "along.png"):
+        assert (folder.with_name("mine.1") / name).exists()
+    assert not (folder / "landscape.h5").exists()
     for name in ("thesis.tex", "data"):
         assert (folder / name).read_text() == "years of work"
         assert not (folder.with_name("mine.1") / name).exists()

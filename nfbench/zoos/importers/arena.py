@@ -128,7 +128,7 @@ class ArenaLayout(Layout):
             with h5py.File(file, "r") as data:
                 if digest([json.dumps(_config(data))]) != self.config:
                     raise Broken("holds other networks than the first file: its param_config differs")
-                params = _params(data)
+                params = plain(data, "params", MOST_PACKED)
                 if params.ndim != 2 or params.shape[1] != self.spec.num_params or params.dtype.kind != "f":
                     raise Broken(f"params are {params.dtype} {params.shape}, needed (N, {self.spec.num_params}) floats")
                 if "labels" not in data:
@@ -185,22 +185,13 @@ def _config(file: h5py.File) -> Config:
     return [(str(name), tuple(int(n) for n in shape)) for name, shape in json.loads(found[0])]
 
 
-def _params(file: h5py.File) -> Any:
-    """The dataset ``params``. Raises ValueError for one that declares rows which were never written."""
-    params = plain(file, "params")
-    declared, stored = params.size * params.dtype.itemsize, params.id.get_storage_size()
-    if declared > MOST_PACKED * stored:
-        raise ValueError(f"params {params.shape} would be {declared} bytes, and {stored} are in the file")
-    return params
-
-
 def _first_layout(files: list[Path]) -> tuple[Config, NetworkSpec, NDArray[np.int64]]:
     """Of the first file that can be read."""
     for file in files:
         try:
             with h5py.File(file, "r") as data:
                 config = _config(data)
-                return config, *read_layout(config, _params(data).shape[1])
+                return config, *read_layout(config, plain(data, "params", MOST_PACKED).shape[1])
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, IndexError) as error:
             reason = f"{file.name}: {error}"
     raise ValueError(f"no file has a readable param_config and params; the last: {reason}")
@@ -210,7 +201,7 @@ def _slices(file: Path, rows: int) -> Iterator[tuple[int, int]]:
     """Parts of a file; one empty part of a file that cannot be read, so that it is counted."""
     try:
         with h5py.File(file, "r") as data:
-            count = len(_params(data))
+            count = len(plain(data, "params", MOST_PACKED))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
         count = 0
     for start in range(0, max(count, 1), rows):

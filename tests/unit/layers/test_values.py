@@ -16,6 +16,7 @@ from nfbench.layers import (
     NPLinear,
     NPPool,
 )
+from nfbench.layers.attend import cross_attention
 from nfbench.models.decoder import SirenDecoder
 from nfbench.weightspace import NetworkSpec, WeightSpaceFeatures, random_features
 
@@ -176,6 +177,15 @@ def test_fourier_features_and_decoded_sirens_keep_their_precision_in_mixed_preci
     assert torch.equal(features, fourier(x).flatten())
     assert torch.equal(sirens, decoder(latents).flatten())
     assert features.dtype == sirens.dtype == lower.dtype == torch.float32
+
+
+def test_attention_of_half_precision_has_no_overflow():
+    """Products of 2,048 numbers pass 65,504, the largest of float16, before they are scaled and not after."""
+    qkv_w = [torch.full((1, 3, 2, 3, 1, 1024), 8.0, dtype=torch.float16)]
+    qkv_b = [torch.full((1, 3, 3, 1, 1024), 8.0, dtype=torch.float16)]
+    (weights,), (biases,) = cross_attention(qkv_w, qkv_b)
+    assert torch.equal(weights, torch.full((1, 3, 2, 1024), 16.0, dtype=torch.float16))
+    assert torch.equal(biases, torch.full((1, 3, 1024), 8.0, dtype=torch.float16))
 
 
 def test_attention_dropout_is_on_in_training_only():

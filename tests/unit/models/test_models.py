@@ -207,7 +207,36 @@ def test_bad_arguments_say_what_is_allowed():
         ResNFN(spec, 4, num_layers=1)
     with pytest.raises(ValueError, match="num_hidden must be at least 1, got 0"):
         FlatMLP(spec, 4, num_hidden=0)
-    with pytest.raises(ValueError, match="sigmoid=True is for classifiers"):
-        FlatMLP(spec, None, sigmoid=True)
+    for out_dim in (None, 1):
+        with pytest.raises(ValueError, match="sigmoid=True is for classifiers"):
+            FlatMLP(spec, out_dim, sigmoid=True)
     with pytest.raises(ValueError, match="StatNN cannot edit"):
         StatNN(spec, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (NFT, {"width": 0}, "width must be at least 1, got 0"),
+        (NFT, {"num_blocks": -1}, "num_blocks must be at least 0, got -1"),
+        (NFT, {"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        (NFT, {"num_heads": -2}, "num_heads must be at least 1, got -2"),
+        (NFT, {"num_queries": 0}, "num_queries must be at least 1, got 0"),
+        (NFT, {"head_width": 0}, "head_width must be at least 1, got 0"),
+        (NFT, {"dropout": 1.0}, r"dropout must be at least 0 and below 1, got 1\.0"),
+        (NFT, {"head_dropout": -0.1}, r"head_dropout must be at least 0 and below 1, got -0\.1"),
+        (NFNGated, {"width": -2}, "width must be at least 1, got -2"),
+        (NFNGated, {"num_blocks": -1}, "num_blocks must be at least 0, got -1"),
+        (NFN, {"widths": [8, 0]}, "widths must be at least 1, got 0"),
+        (NFN, {"fourier_size": -4}, "fourier_size must be at least 0, got -4"),
+        (NFN, {"dropout": 2}, "dropout must be at least 0 and below 1, got 2"),
+        (ResNFN, {"width": 0}, "width must be at least 1, got 0"),
+        (GMN, {"width": 0}, "width must be at least 1, got 0"),
+        (GMN, {"num_functions": 0}, "num_functions must be at least 1, got 0"),
+        (FlatMLP, {"width": 0}, "head_width must be at least 1, got 0"),
+        (StatNN, {"width": 0}, "head_width must be at least 1, got 0"),
+    ],
+)
+def test_sizes_that_would_make_another_net_or_none(model, options, said):
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        model(NetworkSpec.parse("2-3-1:sine"), 4, **options)

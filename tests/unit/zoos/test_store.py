@@ -65,6 +65,16 @@ def test_a_listed_column_that_is_lost(tmp_path):
         read_zoo(tmp_path / "zoo.h5")
 
 
+def test_rows_that_are_declared_and_not_written(tmp_path):
+    """A file of kilobytes that would fill the memory."""
+    write(tmp_path / "zoo.h5")
+    with h5py.File(tmp_path / "zoo.h5", "r+") as file:
+        del file["params"]
+        file.create_dataset("params", (10**12, 3), np.float32, chunks=(1000, 3))
+    with pytest.raises(ValueError, match=r"'params' \(1000000000000, 3\) would be 12000000000000 bytes, and 0 are"):
+        read_zoo(tmp_path / "zoo.h5")
+
+
 @pytest.mark.parametrize("name", ["", "_hidden", ".", "a/b"])
 def test_names_that_a_file_cannot_hold(tmp_path, name):
     with pytest.raises(ValueError, match="cannot have a column named"):

@@ -227,17 +227,26 @@ def test_arena_rows_that_were_never_written(arena, tmp_path, capsys):
         del file["params"]
         file.create_dataset("params", (10**15, width), np.float32, chunks=(1, width))
     import_zoo(ArenaLayout(folder), tmp_path / "zoo.h5")
-    assert "nefs_3-6.hdf5: cannot be read: params (1000000000000000, " in capsys.readouterr().err
+    assert "nefs_3-6.hdf5: cannot be read: 'params' (1000000000000000, " in capsys.readouterr().err
     assert read_zoo(tmp_path / "zoo.h5").index.tolist() == [0, 1, 2]
 
 
-def test_arena_labels_of_another_number(arena, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"shape": (3, 10**12), "chunks": (1, 1)}, "'labels' (3, 1000000000000) would be 24000000000000 bytes, and 0 "),
+        ({"data": np.zeros((3, 4), np.int64)}, "has 12 labels for 3 networks"),
+    ],
+)
+def test_arena_labels_of_another_number(arena, tmp_path, capsys, labels, said):
     folder, _ = arena(count=6, per_file=3)
     with h5py.File(folder / "nefs_3-6.hdf5", "r+") as file:
         del file["labels"]
-        file.create_dataset("labels", (3, 10**12), np.int64, chunks=(1, 1))
+        file.create_dataset("labels", **{"dtype": np.int64, **labels})
     import_zoo(ArenaLayout(folder), tmp_path / "zoo.h5")
-    assert "nefs_3-6.hdf5: has 3000000000000 labels for 3 networks" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "nefs_3-6.hdf5: " in text
+    assert said in text
 
 
 @pytest.mark.parametrize("shape", [(2, 10**14), (10**7, 10**7, 10**7), (-2, -5)])
