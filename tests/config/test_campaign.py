@@ -144,8 +144,9 @@ def run_campaign(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess
     command = [sys.executable, "scripts/campaign.py", "--plan", str(tmp_path / "plan.yaml")]
     command += ["--results", str(tmp_path / "results"), "--logs", str(tmp_path / "logs"), *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
-    )
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
 
 def test_runs_are_published_and_not_repeated(tmp_path: Path, small: list[str]) -> None:
@@ -160,7 +161,7 @@ cells:
   large: {{run: "{" ".join(small)} task.lr=0.03", minutes: 1, priority: 1, seeds: [0], size: full}}
 """,
     )
-    first = run_campaign(tmp_path, "--minutes", "5")
+    first = run_campaign(tmp_path, "--minutes", "60")
     assert first.returncode == 1, "one failed"
     assert first.stdout.index("done soon seed 0") < first.stdout.index("begin later seed 0")
     assert "FAILED: broken seed 0" in first.stdout
@@ -250,7 +251,7 @@ cells:
         where = campaign.find(campaign.overrides(cells["encoder"], 0))[1]
     (results / "inr2array").mkdir(parents=True)
     (results / "inr2array" / f"{where.name}.json").write_text("{}")
-    done = run_campaign(tmp_path, "--minutes", "5")
+    done = run_campaign(tmp_path, "--minutes", "60")
     assert done.returncode == 1
     assert "done well seed 0" in done.stdout, done.stdout + done.stderr
     assert "FAILED: arrays seed 0: it reads the encoder in" in done.stdout
@@ -268,7 +269,8 @@ def test_a_campaign_that_is_told_to_end_ends_its_runs(tmp_path: Path, small: lis
         process.terminate()
         out, _ = process.communicate(timeout=300)
     finally:
-        process.kill()
+        process.terminate()  # it ends its run, which SIGKILL would leave behind
+        process.wait(300)
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped endless seed 0: it goes on the next time" in out
     with (last.parents[1] / ".lock").open() as handle:

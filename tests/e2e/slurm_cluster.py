@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -82,8 +82,9 @@ def cluster(cpus: int = 8) -> Iterator[dict[str, str]]:
         key.chmod(0o400)
         for path in (folder / "munge", key):
             shutil.chown(path, "munge", "munge")
+        control_port, node_port = _free_ports(2)
         text = CONF.format(
-            folder=folder, host=socket.gethostname(), cpus=cpus, control_port=_free_port(), node_port=_free_port()
+            folder=folder, host=socket.gethostname(), cpus=cpus, control_port=control_port, node_port=node_port
         )
         (folder / "slurm.conf").write_text(text)
 
@@ -133,10 +134,13 @@ def _wait_for(ready, folder: Path, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 if __name__ == "__main__":

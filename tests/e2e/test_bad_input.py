@@ -11,6 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from nfbench import train
+from nfbench.config.build import build_zoo
 from nfbench.report import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def zoo_file(composed, small, job, zoo_dir, tmp_path) -> Path:
     train.run(composed(*small), job("makes the zoo"))
     folder = tmp_path / "zoos"
     folder.mkdir()
-    return Path(shutil.copy(next(zoo_dir.glob("*.h5")), folder / "mine.h5"))
+    return Path(shutil.copy(build_zoo(composed(*small).zoo).path, folder / "mine.h5"))
 
 
 def truncate(path: Path) -> None:
@@ -107,7 +108,8 @@ def test_a_folder_without_permission(fails, small, tmp_path, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("log_too", [False, True], ids=["log works", "log fails too"])
-def test_a_full_disk(fails, small, tmp_path, monkeypatch, log_too: bool) -> None:
+def test_a_full_disk(fails, composed, small, tmp_path, monkeypatch, log_too: bool) -> None:
+    build_zoo(composed(*small).zoo).prepare_data()  # the disk is full when the run begins
     monkeypatch.setattr(run_folder.os, "fsync", _raises(errno.ENOSPC, "No space left on device"))
     if log_too:
         original = Path.open

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernels import needs_compiler
 from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
@@ -48,6 +49,7 @@ def test_what_is_reported_of_a_run_in_mixed_precision_is_of_float32(composed, sm
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # torch's compiler warns of torch
+@needs_compiler
 def test_a_compiled_run_has_the_numbers_and_the_checkpoint_of_any_other(composed, small, job) -> None:
     plain = composed(*small)
     compiled = composed(*small, "trainer.compile=true")

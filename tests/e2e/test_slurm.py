@@ -108,6 +108,7 @@ def test_a_sweep_with_stopped_and_bad_runs(settings, cluster, tmp_path) -> None:
         gate.touch()
         process.wait(600)
     finally:
+        gate.touch()  # runs that wait there would wait for ever
         process.kill()
     text = out.read_text()
     assert process.returncode == 1, text

@@ -17,14 +17,17 @@ from nfbench.zoos import SirenZoo, build, store
 from nfbench.zoos.images import ImageSet, source_info
 from nfbench.zoos.store import COLUMNS, read_zoo
 
-# A build with small chunks; argument 2 makes it slow, so that it can be killed in the middle.
+# A build with small chunks; argument 2 makes it slow, and argument 3 lets it wait for its end after so many of them.
 SCRIPT = """
 import sys, time
 from nfbench.zoos import SirenZoo, build
 build.CHUNK_NETWORKS = 16
 real = build.fit_sirens
+left = int(sys.argv[3])
 def slow(*args, **kwargs):
-    time.sleep(float(sys.argv[2]))
+    global left
+    time.sleep(float(sys.argv[2]) if left else 3600)
+    left -= 1
     return real(*args, **kwargs)
 build.fit_sirens = slow
 SirenZoo(source="digits", definition="digits", num_images=150, num_views=2, num_steps=20, zoo_dir=sys.argv[1],
@@ -32,8 +35,8 @@ SirenZoo(source="digits", definition="digits", num_images=150, num_views=2, num_
 """
 
 
-def start_build(folder: Path, delay: float) -> subprocess.Popen:
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(delay)]
+def start_build(folder: Path, delay: float = 0.0, chunks: int = 1000) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(delay), str(chunks)]
     root = Path(build.__file__).parents[2]
     return subprocess.Popen(
         command,
@@ -51,24 +54,27 @@ def columns(path: Path) -> dict:
 
 
 def test_killed_build_continues_and_is_identical(tmp_path):
-    whole = start_build(tmp_path / "whole", 0.0)
-    killed = start_build(tmp_path / "killed", 0.15)
+    whole = start_build(tmp_path / "whole")
+    killed = start_build(tmp_path / "killed", chunks=3)
     partial = tmp_path / "killed" / "tiny.h5.partial"
-    deadline = time.monotonic() + 60
-    while len(list(partial.glob("chunk-*.npz"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    try:
+        deadline = time.monotonic() + 300
+        while len(list(partial.glob("chunk-*.npz"))) < 3:
+            assert time.monotonic() < deadline, "no three chunks"
+            time.sleep(0.05)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
     kept = len(list(partial.glob("chunk-*.npz")))
-    assert 3 <= kept < 10
+    assert kept == 3
     assert not (tmp_path / "killed" / "tiny.h5").exists()
     (partial / ".chunk-00009.npz.1.tmp").write_bytes(b"half a chunk")  # as a kill in the middle of a write leaves it
 
-    again = start_build(tmp_path / "killed", 0.0)
-    out, error = again.communicate(timeout=60)
+    again = start_build(tmp_path / "killed")
+    out, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
     assert f"{16 * kept} kept" in out
-    assert whole.wait(60) == 0
+    assert whole.wait(300) == 0
     whole.communicate()
     first, second = columns(tmp_path / "whole" / "tiny.h5"), columns(tmp_path / "killed" / "tiny.h5")
     for name in COLUMNS:
@@ -78,7 +84,7 @@ def test_killed_build_continues_and_is_identical(tmp_path):
 
 def test_two_builds_at_once(tmp_path):
     builds = [start_build(tmp_path, 0.05) for _ in range(2)]
-    outputs = [b.communicate(timeout=60) for b in builds]
+    outputs = [b.communicate(timeout=300) for b in builds]
     assert [b.returncode for b in builds] == [0, 0], outputs
     assert sum("networks" in out for out, _ in outputs) == 1, "one process builds, the other finds it whole"
     assert len(read_zoo(tmp_path / "tiny.h5").label) > 150

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from kernels import needs_compiler
 from torch import nn
 
 from nfbench.weightspace import NetworkSpec
@@ -27,17 +28,6 @@ from nfbench.zoos.kernel import KernelUnavailable
 
 CNN, MLP = NetworkSpec.parse("1-16c3-16c3-16c3-10"), NetworkSpec.parse("289-12-7-10")
 PLAIN = Settings("relu", "sgd", 0.05, 0.0, 0.0, "he_normal", 0.1, 1.0)
-
-
-def has_kernel() -> bool:
-    try:
-        load_cnn_kernel()
-    except KernelUnavailable:
-        return False
-    return True
-
-
-needs_kernel = pytest.mark.skipif(not has_kernel(), reason="no C++ compiler")
 
 
 def make_images(side: int = 17, count: int = 60) -> ClassifierImages:
@@ -104,7 +94,7 @@ def test_a_stack_is_networks_trained_alone(spec, activation, optimizer):
         assert np.abs(without - alone).max() > 1e-5, "L2 makes a difference"
 
 
-@needs_kernel
+@needs_compiler
 @pytest.mark.parametrize("side", [15, 17, 28, 32])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
@@ -153,7 +143,7 @@ def test_dropout_rate_and_scale():
     assert not torch.equal(noise[0], stack._noise(0, torch.zeros(2, 40, 7, 7, 16))[0]), "another step"
 
 
-@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_kernel), "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_compiler), "torch"])
 def test_evaluation_is_of_a_module(backend):
     images, (params, _) = make_images(), start(CNN, [PLAIN])
     stack = (
@@ -170,7 +160,7 @@ def test_evaluation_is_of_a_module(backend):
     assert accuracy[0] == pytest.approx(float((logits.argmax(1) == labels).double().mean()), abs=1e-12)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_kernel), "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_compiler), "torch"])
 def test_a_run_depends_on_nothing_else(backend):
     recipe, images = CnnRecipe(epochs=2, batch_size=16), make_images()
     together = train_runs(recipe, CNN, images, [0, 1, 2, 3, 4], threads=2, backend=backend)
@@ -197,7 +187,7 @@ def test_losses_have_the_penalty_and_runs_learn():
     assert one.metrics[-1, 2] == pytest.approx(stack.evaluate(part)[1][0], abs=1e-6)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_kernel), "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_compiler), "torch"])
 def test_runs_that_diverge_are_drawn_again(monkeypatch, backend):
     real = draw_settings
 
@@ -215,7 +205,7 @@ def test_runs_that_diverge_are_drawn_again(monkeypatch, backend):
         train_runs(recipe, CNN, make_images(), [0, 1], backend=backend)
 
 
-@needs_kernel
+@needs_compiler
 def test_images_that_are_too_small_are_an_error():
     with pytest.raises(ValueError, match="at least 15x15"):
         train_runs(CnnRecipe(epochs=1), CNN, make_images(14), [0], backend="kernel")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from kernels import has_compiler, needs_compiler
 from torch import nn
 
 from nfbench.zoos import fit, fit_torch
@@ -10,16 +11,7 @@ from nfbench.zoos.fit import fit_sirens, init_params, layer_sizes, pixel_grid, r
 from nfbench.zoos.kernel import KernelUnavailable, load_kernel
 from nfbench.zoos.recipe import SirenRecipe
 
-
-def has_kernel() -> bool:
-    try:
-        load_kernel()
-    except KernelUnavailable:
-        return False
-    return True
-
-
-BACKENDS = [pytest.param("kernel", marks=pytest.mark.skipif(not has_kernel(), reason="no C++ compiler")), "torch"]
+BACKENDS = [pytest.param("kernel", marks=needs_compiler), "torch"]
 # widths, side of the image, channels: widths that are no multiple of a vector, one to four sine layers
 CASES = [
     ((8, 8), 8, 1),
@@ -120,7 +112,7 @@ def test_network_depends_on_itself_alone(backend):
         np.testing.assert_allclose(part.params, whole.params[4:9], atol=1e-5)
 
 
-@pytest.mark.skipif(not has_kernel(), reason="no C++ compiler")
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_backends_agree():
     recipe = SirenRecipe((32, 32), lr=5e-4, num_steps=50)
     params, images, coords, _ = problem(recipe, 28, 1)
@@ -132,7 +124,7 @@ def test_backends_agree():
     np.testing.assert_allclose(kernel.psnr, stacked.psnr, atol=1e-2)
 
 
-@pytest.mark.skipif(not has_kernel(), reason="no C++ compiler")
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_large_arguments_of_sine():
     """Phases of several hundred: sin to 1e-5 of the float64 value of the same float32 phase's network."""
     recipe = SirenRecipe((16,), w0_first=300.0, num_steps=0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from kernels import has_compiler, needs_compiler
 
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos import render as module
@@ -11,7 +12,6 @@ from nfbench.zoos.kernel import KernelUnavailable
 from nfbench.zoos.recipe import BETA1, BETA2, EPS, SirenRecipe
 from nfbench.zoos.render import pixel_errors
 
-needs_kernel = pytest.mark.skipif(not module._has_kernel(), reason="no C++ compiler")
 # sizes and side of the image: widths that are no multiple of a vector, one to four sine layers, one to four outputs
 CASES = [("2-32-32-1", 28), ("2-32-32-3", 12), ("2-5-7-3-2", 9), ("2-24-13-9-33-4", 5), ("2-40-1", 7), ("2-1-1", 3)]
 
@@ -32,7 +32,7 @@ def differentiated(arguments, backend, weights):
     return errors.detach(), flat.grad
 
 
-@needs_kernel
+@needs_compiler
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("text", "side"), CASES)
 def test_the_kernel_is_torch_in_float64(text, side, threads, monkeypatch):
@@ -48,7 +48,7 @@ def test_the_kernel_is_torch_in_float64(text, side, threads, monkeypatch):
     assert gradient[[0, 1, 3, 4]].abs().amax(1).min() > 0
 
 
-@needs_kernel
+@needs_compiler
 def test_a_network_does_not_see_its_batch():
     flat, *rest, targets, recipe = problem("2-32-32-1", 28)
     weights = torch.ones(5)
@@ -58,7 +58,7 @@ def test_a_network_does_not_see_its_batch():
     assert torch.equal(part, gradient[3:])
 
 
-@needs_kernel
+@needs_compiler
 def test_it_is_the_gradient_of_the_fit():
     """One Adam step from zero moments has the size of lr and the sign of the gradient."""
     flat, spec, coords, targets, recipe = problem("2-8-8-1", 6, lr=1e-3, num_steps=1)
@@ -98,7 +98,7 @@ def test_what_is_refused(monkeypatch):
     def none():
         raise KernelUnavailable("no C++ compiler found")
 
-    if module._has_kernel():
+    if has_compiler():
         with pytest.raises(ValueError, match=r"beyond the kernel: .* 1-4 outputs"):
             pixel_errors(*problem("2-3-5", 4), backend="kernel")
     monkeypatch.setattr(module, "load_kernel", none)
@@ -106,7 +106,7 @@ def test_what_is_refused(monkeypatch):
         pixel_errors(*arguments, backend="kernel")
 
 
-@needs_kernel
+@needs_compiler
 def test_no_gradient_is_made_where_none_is_asked():
     flat, *rest = problem("2-8-1", 5)
     with torch.inference_mode():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from kernels import needs_compiler
 
 from nfbench.weightspace import (
     NetworkSpec,
@@ -19,7 +20,6 @@ from nfbench.zoos import ShapesZoo, build
 from nfbench.zoos.augmentation import Augmentation
 from nfbench.zoos.clouds import FolderClouds, sample_distances
 from nfbench.zoos.fit import fit_sirens, init_params, layer_sizes, render_flat
-from nfbench.zoos.kernel import KernelUnavailable, load_kernel
 from nfbench.zoos.recipe import make_recipe
 from nfbench.zoos.store import read_zoo
 
@@ -67,13 +67,8 @@ def own_coordinates(count, widths, steps):
     return recipe, coords, distances, init_params(recipe, layer_sizes(recipe, 1, 3), "shapes", ids, 0 * ids)
 
 
-@pytest.mark.parametrize("backend", ["kernel", "torch"])
+@pytest.mark.parametrize("backend", [pytest.param("kernel", marks=needs_compiler), "torch"])
 def test_each_network_is_fitted_at_its_own_coordinates(backend):
-    if backend == "kernel":
-        try:
-            load_kernel()
-        except KernelUnavailable as error:
-            pytest.skip(str(error))
     recipe, coords, distances, start = own_coordinates(7, (16,), 30)
     together = fit_sirens(start, distances, coords, recipe, backend=backend, threads=2)
     for i in range(7):
@@ -87,11 +82,8 @@ def test_each_network_is_fitted_at_its_own_coordinates(backend):
     assert np.abs(others.params[0] - together.params[0]).max() > 1e-3
 
 
+@needs_compiler
 def test_backends_agree():
-    try:
-        load_kernel()
-    except KernelUnavailable as error:
-        pytest.skip(str(error))
     recipe, coords, distances, start = own_coordinates(3, (16, 8), 10)
     results = [fit_sirens(start, distances, coords, recipe, backend=b).params for b in ("kernel", "torch")]
     np.testing.assert_allclose(*results, atol=1e-4)
