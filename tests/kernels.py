@@ -1,4 +1,8 @@
-"""Which tests need a C++ compiler, and nothing else: a kernel that does not compile with one fails them."""
+"""What tests of compiled kernels need: a compiler, and nothing else, so that one that does not compile fails; and what makes
+of this processor one with fewer instructions.
+"""
+
+import platform
 
 import pytest
 
@@ -15,3 +19,5 @@ def has_compiler() -> bool:
 
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
+other_instructions = pytest.mark.skipif(platform.machine() != "x86_64", reason="these flags are of x86")
+OTHER_INSTRUCTIONS = [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2", "-mno-avx")]

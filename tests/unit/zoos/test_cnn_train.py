@@ -1,11 +1,12 @@
 """Trainers of small classifiers against nn.Module and torch.optim, and against each other."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from kernels import needs_compiler
+from kernels import OTHER_INSTRUCTIONS, needs_compiler, other_instructions
 from torch import nn
 
 from nfbench.weightspace import NetworkSpec
@@ -230,3 +231,16 @@ def test_who_trains_what():
         choose_trainer(MLP, "kernel")
     with pytest.raises(ValueError, match="Choose one of: auto, kernel, torch"):
         choose_trainer(CNN, "jax")
+
+
+@needs_compiler
+@other_instructions
+@pytest.mark.parametrize("flags", OTHER_INSTRUCTIONS)
+def test_processors_with_fewer_instructions(flags, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel, "FLAGS", (*kernel.FLAGS, *flags))
+    monkeypatch.setenv("NFBENCH_CACHE_DIR", str(tmp_path))
+    library = load_cnn_kernel.__wrapped__()
+    assert Path(library._name).parent == tmp_path
+    monkeypatch.setitem(globals(), "load_cnn_kernel", lambda: library)
+    test_the_kernel_does_what_torch_does(17, "tanh", "adam")
+    test_the_kernel_does_what_torch_does(28, "relu", "sgd")

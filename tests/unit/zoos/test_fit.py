@@ -1,12 +1,14 @@
 """The fitter against torch autograd and torch.optim.Adam, its two backends, and its independence from chunking."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from kernels import has_compiler, needs_compiler
+from kernels import OTHER_INSTRUCTIONS, has_compiler, needs_compiler, other_instructions
 from torch import nn
 
-from nfbench.zoos import fit, fit_torch
+from nfbench.zoos import fit, fit_torch, kernel
 from nfbench.zoos.fit import fit_sirens, init_params, layer_sizes, pixel_grid, render_flat
 from nfbench.zoos.kernel import KernelUnavailable, load_kernel
 from nfbench.zoos.recipe import SirenRecipe
@@ -229,3 +231,16 @@ def test_without_compiler_torch_is_used(monkeypatch, tmp_path, capsys):
             fit_sirens(params, images, coords, recipe, backend="kernel")
     finally:
         load_kernel.cache_clear()
+
+
+@needs_compiler
+@other_instructions
+@pytest.mark.parametrize("flags", OTHER_INSTRUCTIONS)
+def test_processors_with_fewer_instructions(flags, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel, "FLAGS", (*kernel.FLAGS, *flags))
+    monkeypatch.setenv("NFBENCH_CACHE_DIR", str(tmp_path))
+    library = kernel.load_kernel.__wrapped__()
+    assert Path(library._name).parent == tmp_path
+    monkeypatch.setattr(fit, "load_kernel", lambda: library)
+    for case in CASES:
+        test_fit_follows_adam("kernel", *case)
