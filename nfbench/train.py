@@ -138,12 +138,13 @@ def _run(
     if "encoder_hash" in cfg.task:  # the zoo's latents take its place, and a Transformer that reads them the model's
         encoder = load_encoder(cfg.task.encoder, zoo)
         zoo = build_latent_zoo(task, zoo, encoder, encoder.about(), job.folder / "latents.h5")
-        model = build_latent_model(task, encoder.model.encoder.width)
+        model = build_latent_model(task, encoder.model)
     else:
         wanted = task.latents(zoo.recipe.w0_hidden) if hasattr(task, "latents") else None
         model = build_model(cfg.model, spec=zoo.spec, out_dim=task.out_dim, latents=wanted)
     task.model = model
     task.check_model()
+    task.check_zoo(zoo)
     if cfg.trainer.compile:
         compile_in_place(model)
     zoo.prepare_data()

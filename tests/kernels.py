@@ -1,5 +1,5 @@
-"""What tests of compiled kernels need: a compiler, and nothing else, so that one that does not compile fails; and what makes
-of this processor one with fewer instructions.
+"""What tests of compiled kernels need: a compiler and nothing else, so that a kernel that does not compile fails them;
+and flags that make of this processor one with fewer instructions.
 """
 
 import platform

@@ -13,12 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from nfbench.config.errors import did_you_mean
+from nfbench.config.schema import CONF
 from nfbench.models.decoder import SirenDecoder
 from nfbench.models.inr2array import LatentAutoencoder, ModelEncoder
 from nfbench.models.latent import LatentTransformer
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.latents import LatentZoo
 
+USUAL = "/zoo@_global_.zoo"  # how conf/task/*.yaml name it
 # Keys of a group that say which class and what is done with it, and are no arguments of its constructor.
 ABOUT = ("name", "target", "report", "metric", "monitor", "mode")
 
@@ -98,9 +100,18 @@ def build_task(cfg: DictConfig, zoo: LightningDataModule) -> Any:
     for name, parameter in inspect.signature(get_class(cfg.target)).parameters.items():
         if name not in given and parameter.default is parameter.empty:
             if not hasattr(zoo, name):
-                raise ValueError(f"task={cfg.name} needs a zoo with {name}, and {type(zoo).__name__} has none")
+                raise ValueError(
+                    f"task={cfg.name} needs a zoo with {name}, and {type(zoo).__name__} has none: choose another zoo, "
+                    f"such as {_usual_zoo(cfg.name)}"
+                )
             facts[name] = getattr(zoo, name)
     return _construct("task", cfg.target, given, **facts)
+
+
+def _usual_zoo(task: str) -> str:
+    """`zoo=siren_digits`: what the task takes where none is named."""
+    config: Any = OmegaConf.load(CONF / "task" / f"{task}.yaml")
+    return next(f"zoo={entry[USUAL]}" for entry in config.defaults if USUAL in entry)
 
 
 def build_model(
@@ -139,9 +150,16 @@ def build_latent_zoo(task: Any, zoo: Any, encode: Any, about: Mapping[str, Any],
     return LatentZoo(zoo, encode, about, path, **{name: task.hparams[name] for name in names})
 
 
-def build_latent_model(task: Any, latent_dim: int) -> nn.Module:
-    """The Transformer that reads the latents, of the sizes that the task of `inr2array_cls` says."""
-    return LatentTransformer(latent_dim, task.out_dim, **task.classifier)
+def build_latent_model(task: Any, encoder: LatentAutoencoder) -> nn.Module:
+    """The Transformer that reads the latents of an encoder, of the sizes that the task of `inr2array_cls` says.
+
+    Raises:
+        ValueError: where the array has more latents than positions.
+    """
+    count, most = encoder.encoder.num_outputs, task.classifier["max_latents"]
+    if count > most:
+        raise ValueError(f"the encoder makes {count} latents, and task.max_latents={most}: give {count} or more")
+    return LatentTransformer(encoder.encoder.width, task.out_dim, **task.classifier)
 
 
 def build_trainer(cfg: DictConfig, **objects: Any) -> Trainer:

@@ -82,7 +82,7 @@ def load_trained(path: Path, encoder: Path | None = None) -> Trained:
     if name == "inr2array_cls":
         found = _encoder_of(file, encoder or task.hparams["encoder"], task.hparams["encoder_hash"])
         autoencoder: Any = found.model
-        model: nn.Module = build_latent_model(task, autoencoder.encoder.width)
+        model: nn.Module = build_latent_model(task, autoencoder)
         reader = found.reader
     else:
         if "reader" not in saved:

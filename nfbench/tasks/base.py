@@ -82,6 +82,13 @@ class Task(LightningModule):
         if getattr(self.model, "draws_masks", False):
             raise ValueError("model=vae/... draws masks, and no other outputs: it goes with task=tickets")
 
+    def check_zoo(self, zoo: Any) -> None:  # most tasks take what has the facts they ask for
+        """Refuses a zoo that is not for this task, before it is built.
+
+        Raises:
+            ValueError: with what would do.
+        """
+
     def configure_optimizers(self) -> Any:
         """The optimiser and the learning rate of each step."""
         settings = self.hparams

@@ -115,9 +115,8 @@ class Inr2ArrayTask(Task):
         """What a result must say: loss and PSNR are against the INR's drawing or against the image."""
         return {"loss_target": self.hparams["loss_target"]}
 
-    def setup(self, stage: str) -> None:
-        """Learns from the zoo how its networks are drawn."""
-        zoo: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+    def check_zoo(self, zoo: Any) -> None:
+        """Refuses networks that show no images, and targets that do not move with the networks."""
         why = getattr(zoo, "no_picture", None) or (
             f"networks {zoo.spec} are not of images" if zoo.spec.sizes[0] != 2 else None
         )
@@ -135,6 +134,11 @@ class Inr2ArrayTask(Task):
                     f"task.loss_target=image: zoo.augment_{moved[0]} changes what networks show and not the images. "
                     "Turn it off, or take task.loss_target=inr"
                 )
+
+    def setup(self, stage: str) -> None:
+        """Learns from the zoo how its networks are drawn."""
+        zoo: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        self.check_zoo(zoo)
         if self.renderer is not None:
             return
         recipe = zoo.recipe

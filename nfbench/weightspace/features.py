@@ -8,6 +8,7 @@ Shapes, here and in every file of this package:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -129,11 +130,13 @@ class WeightSpaceFeatures:
         return self.zip(other, torch.add)
 
     def __getitem__(self, index: Index) -> WeightSpaceFeatures:
-        """Some of the networks, still as a batch: an int keeps a batch of one.
+        """Some of the networks, still as a batch: an int (NumPy's and a tensor's too) keeps a batch of one.
 
         Raises:
             IndexError: an int beyond the batch.
         """
+        if not isinstance(index, slice | Sequence) and getattr(index, "ndim", 0) == 0:
+            index = operator.index(index)
         if isinstance(index, int) and not -self.batch_size <= index < self.batch_size:
             raise IndexError(f"network {index} of a batch of {self.batch_size}")
         rows = slice(index, index + 1 or None) if isinstance(index, int) else index

@@ -211,7 +211,11 @@ def test_published_sizes_of_the_experiments(composed, name: str, decoder: int) -
     with torch.device("meta"):
         model = build_model(cfg.model, spec=zoo.spec, out_dim=None, latents=build_task(cfg.task, zoo).latents())
         cls = composed(f"experiment=inr2array_{name}_cls")
-        classifier = build_latent_model(build_task(cls.task, zoo), 256)
+        classifier = build_latent_model(build_task(cls.task, zoo), model)
+        larger = build_task(composed(f"experiment=inr2array_{name}", "task.num_latents=81").task, zoo)
+        many = build_model(cfg.model, spec=zoo.spec, out_dim=None, latents=larger.latents())
+        with pytest.raises(ValueError, match=r"makes 81 latents, and task\.max_latents=64: give 81"):
+            build_latent_model(build_task(cls.task, zoo), many)
 
     def count(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,6 +94,8 @@ def test_map_zip_index_and_to():
     assert x.to(torch.float64).weights[0].dtype == torch.float64
     assert (len(x), x.batch_size, x.channels) == (3, 3, 2)
     assert [len(one) for one in x] == [1, 1, 1]
+    for one in (1, np.int64(1), torch.tensor(1)):
+        assert torch.equal(x[one].flatten(), x.flatten()[1:2])
     with pytest.raises(IndexError, match="network 3 of a batch of 3"):
         x[3]
     with pytest.raises(ValueError, match="cannot be combined"):
