@@ -12,8 +12,8 @@ from nfbench.report.results import collect
 from nfbench.report.tables import make_tables
 
 ROOT = Path(__file__).resolve().parents[2]
-# In a result's config and not in what it computes: where and how it ran. `seed` of the zoo is the run's own; `compile` is
-# left out where it is false.
+# In a result's config and not in what it computes: where and how it ran. `seed` of the zoo is the run's own, and
+# `compile` is left out where it is false.
 NO_PART = {"zoo_dir", "data_dir", "seed", "enable_progress_bar", "log_every_n_steps", "threads", "encoder", "compile"}
 
 
