@@ -22,6 +22,7 @@ from __future__ import annotations
 import ast
 import csv
 import gzip
+import io
 import os
 import random
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from nfbench.zoos.importers.run import Block, Layout
 from nfbench.zoos.store import STRING_BYTES
 
 FINAL_STEP = 86
+MOST_A_LINE = 4096  # bytes of metrics.csv: far more than its columns of numbers need
 FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
 
 
@@ -125,11 +127,15 @@ def read_metrics(path: Path, rows: int) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: damaged, another number of lines than the weights have rows, or no column ``step``.
     """
+    most = MOST_A_LINE * (rows + 1)
     try:
-        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            names = next(reader)
-            lines = [line for line in reader if line]
+        with gzip.open(path) as file:  # a few KB can unpack to more than any memory
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise ValueError(f"more than {MOST_A_LINE} bytes for each of {rows} lines")
+        reader = csv.reader(io.StringIO(content.decode(), newline=""))
+        names = next(reader)
+        lines = [line for line in reader if line]
     except (OSError, EOFError, ValueError, csv.Error, StopIteration) as error:
         raise ValueError(f"{path} is damaged or not a gzipped CSV ({error!r}).") from error
     if len(lines) != rows or any(len(line) != len(names) for line in lines) or "step" not in names:
