@@ -19,7 +19,7 @@ class MLPHead(nn.Sequential):
         num_hidden: hidden layers; the authors use 2.
         dropout: before every Linear but the first.
         norm: layer norm before every activation (the authors' residual nets).
-        activation: "relu" (the authors') or "gelu", which has a gradient where all units of a ReLU are zero.
+        activation: "relu" (the authors') or "gelu", which has a gradient a little below zero too.
 
     Shapes:
         (B, M, C) with M * C = in_features -> (B, out_dim).

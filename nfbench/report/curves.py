@@ -45,17 +45,20 @@ def draw_curves(path: Path, summaries: Iterable[Mapping[str, Any]], column: str,
             + (f"There are curves of {', '.join(known)}" if known else "None has curves: publish its run again")
         )
     models = sorted({model for model, *_ in groups})
-    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(9.2, 4.4), layout="constrained")
     axes = figure.subplots()
     labels = []
-    for (model, raw, extra, key), runs in sorted(groups.items(), key=lambda item: item[0]):
+    for name in sorted(groups):
+        model, raw, extra, _ = name
+        namesakes = [other for other in sorted(groups) if other[:-1] == name[:-1]]
+        words = dict(zip(namesakes, own_words([groups[other] for other in namesakes]), strict=True))
+        runs, own = groups[name], words[name]
         seen, values = _aligned(runs, column)
-        namesakes = [name for name in sorted(groups) if name[:-1] == (model, raw, extra)]
-        own = own_words([groups[name] for name in namesakes])[namesakes.index((model, raw, extra, key))]
         label = ", ".join([f"{model}{', as they are' if raw else ''}{f', {extra}' if extra else ''}", *own])
         label += f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
         colour = COLOURS[models.index(model) % len(COLOURS)]
-        marker = MARKERS[namesakes.index((model, raw, extra, key)) % len(MARKERS)]
+        place = sorted(namesakes, key=lambda other: len(words[other])).index(name)  # the plainest has none
+        marker = MARKERS[place % len(MARKERS)]
         axes.plot(
             seen, values.mean(0), color=colour, linestyle="--" if raw else "-", linewidth=1.5, label=label,
             marker=marker, markersize=3.5,
