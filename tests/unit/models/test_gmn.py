@@ -88,7 +88,7 @@ def test_sizes_and_what_it_refuses():
     with pytest.raises(ValueError, match=r"sign=True needs neurons with sine or tanh, 2-8-1:relu has relu"):
         GMN(NetworkSpec.parse("2-8-1:relu"), 10, sign=True)
     assert not GMN(NetworkSpec.parse("2-8-1:relu"), 10).sign
-    with pytest.raises(ValueError, match=r"at least 1, got 0 and 4"):
+    with pytest.raises(ValueError, match=r"num_rounds must be at least 1, got 0"):
         GMN(spec, 10, num_rounds=0)
     with pytest.raises(ValueError, match=r"at least 1, got 4 and 0"):
         GMN(spec, 10, num_functions=0)
