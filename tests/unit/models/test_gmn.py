@@ -90,5 +90,5 @@ def test_sizes_and_what_it_refuses():
     assert not GMN(NetworkSpec.parse("2-8-1:relu"), 10).sign
     with pytest.raises(ValueError, match=r"num_rounds must be at least 1, got 0"):
         GMN(spec, 10, num_rounds=0)
-    with pytest.raises(ValueError, match=r"at least 1, got 4 and 0"):
+    with pytest.raises(ValueError, match=r"num_functions must be at least 1, got 0"):
         GMN(spec, 10, num_functions=0)
