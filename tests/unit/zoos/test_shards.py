@@ -2,15 +2,14 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from killed_builds import kill_with_chunks
 
 from nfbench.zoos import SirenZoo, build
 from nfbench.zoos.shards import Shard, build_shard, merge_shards
@@ -110,15 +109,7 @@ def test_shards_side_by_side_and_one_twice(tmp_path):
 def test_a_killed_shard_goes_on(tmp_path):
     job = start(tmp_path, "1/2", chunks=2)
     partial = tmp_path / "tiny.h5.partial"
-    try:
-        deadline = time.monotonic() + 300
-        while len(list(partial.glob("chunk-*.npz"))) < 2:
-            assert time.monotonic() < deadline, "no two chunks"
-            time.sleep(0.05)
-    finally:
-        job.send_signal(signal.SIGKILL)
-        job.communicate()
-    assert len(list(partial.glob("chunk-*.npz"))) == 2
+    kill_with_chunks(job, partial, 2)
     out, error = start(tmp_path, "1/2").communicate(timeout=300)
     assert "kept from an earlier build" in out, error
     names = sorted(path.name for path in partial.glob("chunk-*.npz"))
