@@ -1,6 +1,4 @@
-"""What tests of compiled kernels need: a compiler and nothing else, so that a kernel that does not compile fails them;
-and flags that make of this processor one with fewer instructions.
-"""
+"""What tests of compiled kernels need: a compiler and nothing else. A kernel that does not compile fails them."""
 
 import platform
 
@@ -20,4 +18,3 @@ def has_compiler() -> bool:
 
 needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 other_instructions = pytest.mark.skipif(platform.machine() != "x86_64", reason="these flags are of x86")
-OTHER_INSTRUCTIONS = [("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2", "-mno-avx")]

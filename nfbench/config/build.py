@@ -101,17 +101,18 @@ def build_task(cfg: DictConfig, zoo: LightningDataModule) -> Any:
         if name not in given and parameter.default is parameter.empty:
             if not hasattr(zoo, name):
                 raise ValueError(
-                    f"task={cfg.name} needs a zoo with {name}, and {type(zoo).__name__} has none: choose another zoo, "
-                    f"such as {_usual_zoo(cfg.name)}"
+                    f"task={cfg.name} needs a zoo with {name}, and {type(zoo).__name__} has none: choose another zoo"
+                    f"{_usual_zoo(cfg.name)}"
                 )
             facts[name] = getattr(zoo, name)
     return _construct("task", cfg.target, given, **facts)
 
 
 def _usual_zoo(task: str) -> str:
-    """`zoo=siren_digits`: what the task takes where none is named."""
-    config: Any = OmegaConf.load(CONF / "task" / f"{task}.yaml")
-    return next(f"zoo={entry[USUAL]}" for entry in config.defaults if USUAL in entry)
+    """`, such as zoo=siren_digits`: what a task takes where none is named; nothing of a task from elsewhere."""
+    path = CONF / "task" / f"{task}.yaml"
+    config: Any = OmegaConf.load(path) if path.exists() else {}
+    return "".join(f", such as zoo={entry[USUAL]}" for entry in config.get("defaults", ()) if USUAL in entry)
 
 
 def build_model(

@@ -44,8 +44,8 @@ class NPAttention(nn.Module):
         weights (B, R, S, K, C), biases (B, R, C) -> the same.
 
     Raises:
-        ValueError: channels not a multiple of num_heads, an unknown point_head or no head at all, or shared projections
-            for convolutions.
+        ValueError: a size below 1, a dropout outside [0, 1), channels not a multiple of num_heads, an unknown
+            point_head or no head at all, or shared projections for convolutions.
     """
 
     symmetry = "np"

@@ -179,7 +179,7 @@ class GMN(nn.Module):
         out_dim the shapes of the input, equivariant. With the sign symmetry the same holds for signs.
 
     Raises:
-        ValueError: `sign` for an activation that is not odd, no round, or no function.
+        ValueError: `sign` for an activation that is not odd, a size below 1, or a dropout outside [0, 1).
     """
 
     symmetry = "invariant"

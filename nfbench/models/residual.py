@@ -43,8 +43,8 @@ class ResNFN(nn.Module):
         out_dim the shapes of the input, equivariant.
 
     Raises:
-        ValueError: fewer than 2 layers, one channel, an unknown layer, io or pool, or one that does not go with the
-            layer.
+        ValueError: fewer than 2 layers, a width below 2, a dropout outside [0, 1), an unknown layer, io or pool, or one
+            that does not go with the layer.
     """
 
     symmetry = "invariant"

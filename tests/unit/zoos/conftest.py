@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nfbench.zoos import SirenZoo
+from nfbench.zoos import SirenZoo, kernel
 
 
 @pytest.fixture
@@ -27,3 +27,11 @@ def make_zoo(tmp_path: Path) -> Callable[..., SirenZoo]:
         return SirenZoo(**{**values, **overrides})
 
     return make
+
+
+@pytest.fixture(params=[("-mno-avx512f",), ("-mno-avx512f", "-mno-avx2", "-mno-avx")], ids=["avx2", "no avx"])
+def fewer_instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Kernels are compiled as on such a processor from here on, into this folder."""
+    monkeypatch.setattr(kernel, "FLAGS", (*kernel.FLAGS, *request.param))
+    monkeypatch.setenv("NFBENCH_CACHE_DIR", str(tmp_path))
+    return tmp_path

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernels import OTHER_INSTRUCTIONS, needs_compiler, other_instructions
+from kernels import (
+    needs_compiler,
+    other_instructions,
+)
 from torch import nn
 
 from nfbench.weightspace import NetworkSpec
@@ -235,12 +238,9 @@ def test_who_trains_what():
 
 @needs_compiler
 @other_instructions
-@pytest.mark.parametrize("flags", OTHER_INSTRUCTIONS)
-def test_processors_with_fewer_instructions(flags, monkeypatch, tmp_path):
-    monkeypatch.setattr(kernel, "FLAGS", (*kernel.FLAGS, *flags))
-    monkeypatch.setenv("NFBENCH_CACHE_DIR", str(tmp_path))
+def test_processors_with_fewer_instructions(fewer_instructions, monkeypatch):
     library = load_cnn_kernel.__wrapped__()
-    assert Path(library._name).parent == tmp_path
+    assert Path(library._name).parent == fewer_instructions
     monkeypatch.setitem(globals(), "load_cnn_kernel", lambda: library)
     test_the_kernel_does_what_torch_does(17, "tanh", "adam")
     test_the_kernel_does_what_torch_does(28, "relu", "sgd")

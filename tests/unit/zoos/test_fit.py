@@ -5,7 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kernels import OTHER_INSTRUCTIONS, has_compiler, needs_compiler, other_instructions
+from kernels import (
+    has_compiler,
+    needs_compiler,
+    other_instructions,
+)
 from torch import nn
 
 from nfbench.zoos import fit, fit_torch, kernel
@@ -235,12 +239,9 @@ def test_without_compiler_torch_is_used(monkeypatch, tmp_path, capsys):
 
 @needs_compiler
 @other_instructions
-@pytest.mark.parametrize("flags", OTHER_INSTRUCTIONS)
-def test_processors_with_fewer_instructions(flags, monkeypatch, tmp_path):
-    monkeypatch.setattr(kernel, "FLAGS", (*kernel.FLAGS, *flags))
-    monkeypatch.setenv("NFBENCH_CACHE_DIR", str(tmp_path))
+def test_processors_with_fewer_instructions(fewer_instructions, monkeypatch):
     library = kernel.load_kernel.__wrapped__()
-    assert Path(library._name).parent == tmp_path
+    assert Path(library._name).parent == fewer_instructions
     monkeypatch.setattr(fit, "load_kernel", lambda: library)
     for case in CASES:
         test_fit_follows_adam("kernel", *case)
