@@ -21,7 +21,7 @@ from nfbench.zoos.store import read_zoo
 
 ZOO_ENDINGS = (".h5", ".hdf5")
 UNLIKE = 4.0  # root mean square of standardised weights, 1 over the training networks, from which on a note is due
-RECIPE = ("w0_first", "w0_hidden", "output_offset", "pixel_min", "pixel_max")
+RECIPE = ("w0_first", "w0_hidden", "output_offset", "pixel_min", "pixel_max", "grid")
 
 
 @dataclass(frozen=True)

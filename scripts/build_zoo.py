@@ -58,6 +58,10 @@ def run(command: str, cfg: DictConfig, shard: str | None, file: Path | None) -> 
     if file is not None:
         inspect(file, cfg.data_dir, None)
         return
+    if cfg.threads:  # what no kernel trains, torch does
+        import torch
+
+        torch.set_num_threads(cfg.threads)
     zoo = build_zoo(cfg.zoo)
     if not hasattr(zoo, "plan"):
         raise ValueError(f"zoo={cfg.zoo.name} is not built here, but imported: see data/README.md")

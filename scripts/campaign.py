@@ -229,11 +229,11 @@ def lacks_encoder(campaign: Campaign, step: Step) -> str | None:
 
 def begin(campaign: Campaign, step: Step, args: argparse.Namespace) -> Running:
     """Starts a step."""
+    more = [] if args.threads is None else [f"threads={args.threads}"]
     if step.seed is None:
-        return Running(step, [f"scripts/{step.cell.script}", *shlex.split(step.cell.run)], None, args.logs)
+        return Running(step, [f"scripts/{step.cell.script}", *shlex.split(step.cell.run), *more], None, args.logs)
     overrides = campaign.overrides(step.cell, step.seed)
     _, folder = campaign.find(overrides)
-    more = [] if args.threads is None else [f"threads={args.threads}"]
     return Running(step, ["run.py", *overrides, *more], ROOT / folder, args.logs)
 
 

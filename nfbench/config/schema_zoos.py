@@ -86,9 +86,12 @@ class InrFileZooConfig(InrBatchesConfig):
     num_images: int | None = None
     num_views: int | None = None
     first_view: int = MISSING
-    w0_first: float | None = None  # null: what the file says; also the next two
+    w0_first: float | None = None  # null: what the file says; also the next five
     w0_hidden: float | None = None
     grid: str | None = None
+    output_offset: float | None = None
+    pixel_min: float | None = None
+    pixel_max: float | None = None
     augment_flip: str = MISSING
     data_dir: str = II("data_dir")  # of the images that task=inr_edit edits
 
@@ -125,6 +128,15 @@ class ClassifierZooConfig:
     eval_batch_size: int = MISSING
     seed: int = MISSING
     fingerprint: str | None = II("nfbench.fingerprint:${.file}")  # of the file's content; given: only this one is taken
+
+
+@dataclass
+class ClassifierFileZooConfig(ClassifierZooConfig):
+    """`nfbench.zoos.classifiers.ClassifierZoo` of a file that says what it holds."""
+
+    file: str | None = None  # type: ignore[assignment]  # must be given
+    source: str | None = None  # type: ignore[assignment]  # None: what the file says
+    spec: str | None = None  # type: ignore[assignment]  # None: what the file says
 
 
 @dataclass
@@ -186,6 +198,7 @@ ZOO_SCHEMAS = {
     "inr_file": InrFileZooConfig,
     "shapes": ShapesZooConfig,
     "classifiers": ClassifierZooConfig,
+    "classifier_file": ClassifierFileZooConfig,
     "cnn": CnnZooConfig,
     "tickets": TicketZooConfig,
 }

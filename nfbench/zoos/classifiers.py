@@ -36,6 +36,7 @@ STANDARDIZE = ("none", "layer", "entry")
 ARCHIVES = {"cifar10": "cifar10", "svhn": "svhn_cropped", "mnist": "mnist", "fashion": "fashion_mnist"}
 SPLITS = {"svhn": "svhn", "fashion": "fashion_mnist"}  # other names of the authors' split files
 ADVICE = "It was not changed. Import the zoo again (data/README.md), or choose another file with zoo.file=..."
+IMPORT = "Import one with scripts/import_zoo.py (data/README.md), and name it with zoo.file=..."
 _STREAM = 20231206  # fixed for ever: a change would move runs between the parts
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ class ClassifierZoo(lightning.LightningDataModule):
     Args:
         file: of the networks; a subclass may make it.
         source: which images the networks classify: cifar10, svhn, mnist or fashion of the Small CNN Zoo, or another
-            name.
+            name. None: what the file says.
         spec: architecture of the networks, such as "1-16c3-16c3-16c3-10:relu"; the file must have it. Its activation
-            is a name only: a zoo may mix relu and tanh.
+            is a name only: a zoo may mix relu and tanh. None: what the file says.
         steps: "final": the last checkpoint of each run (the published protocol); "all": every checkpoint.
         num_networks: how many runs, in the proportions of the split; more of them have all of fewer. None: all.
         standardize: "none"; "layer": one mean and standard deviation for each weight and bias tensor, over the training
@@ -64,7 +65,7 @@ class ClassifierZoo(lightning.LightningDataModule):
             after the content. None: any.
 
     Raises:
-        ValueError: a value that is not allowed, with those that are.
+        ValueError: a value that is not allowed, with those that are; no file, where it has to say spec or source.
     """
 
     group_name = "activation"  # what `groups` tells of a network
@@ -72,9 +73,9 @@ class ClassifierZoo(lightning.LightningDataModule):
     def __init__(
         self,
         *,
-        file: str,
-        source: str,
-        spec: str,
+        file: str | None,
+        source: str | None,
+        spec: str | None,
         steps: str,
         num_networks: int | None,
         standardize: str,
@@ -93,13 +94,19 @@ class ClassifierZoo(lightning.LightningDataModule):
         for key, count in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if count < 1:
                 raise ValueError(f"zoo.{key}={count} must be 1 or more.")
-        self.source, self.steps, self.num_networks, self.standardize = source, steps, num_networks, standardize
-        self.spec = NetworkSpec.parse(spec)
+        if not file:
+            raise ValueError(f"zoo.file names no file of classifiers: zoo.file=data/zoos/NAME.h5. {IMPORT}")
+        self.steps, self.num_networks, self.standardize = steps, num_networks, standardize
         self.augment = Augmentation(permute=augment_permute, noise=augment_noise, dropout=augment_dropout)
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.path, self.fingerprint = Path(file), fingerprint
         self._data: ZooData | None = None  # what prepare_data read, until the tables are made of it
         self._tables: ClassifierTables | None = None
+        self.source = source or ""
+        if source is None or spec is None:
+            self._data = self._open()
+        said = self._data.manifest if self._data else {}
+        self.source, self.spec = source or str(said.get("source")), NetworkSpec.parse(spec or str(said.get("spec")))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -116,7 +123,12 @@ class ClassifierZoo(lightning.LightningDataModule):
         }
 
     def _definition(self) -> str:
-        return "small_cnn"
+        """As the file says once it was read: `small_cnn`, `imported (folder)`, `built`."""
+        said = self._tables.manifest if self._tables else {}
+        if said.get("kind") == "classifiers":
+            return "built"
+        layout = str(said.get("layout", "small_cnn"))
+        return layout if layout == "small_cnn" else f"imported ({layout})"
 
     def prepare_data(self) -> None:
         """Reads the zoo's file, or makes it where that is this zoo's way."""
@@ -188,7 +200,8 @@ class ClassifierTables:
 
     ``ready`` (N, T): weights, standardised as the zoo says; ``label`` (N,): test accuracy; ``index``, ``view`` (N,):
     run and checkpoint; ``group`` (N,): activation; ``mean``, ``std`` (T,): of the standardisation; ``spread`` (T,):
-    standard deviation of each entry's tensor over the training networks; ``facts``: for a result's protocol.
+    standard deviation of each entry's tensor over the training networks; ``facts``: for a result's protocol;
+    ``manifest``: of the file.
 
     Raises:
         ValueError: another architecture, no accuracies, or accuracies that are no shares.
@@ -197,7 +210,7 @@ class ClassifierTables:
     num_classes = 0  # no classes: `ZooBatches` asks where mixup is on, which it never is here
 
     def __init__(self, zoo: ClassifierZoo, data: ZooData, device: torch.device) -> None:
-        self.device, self.spec, self.augment = device, zoo.spec, zoo.augment
+        self.device, self.spec, self.augment, self.manifest = device, zoo.spec, zoo.augment, data.manifest
         _check(zoo, data)
         accuracy, step = data.extra[TARGET], data.extra.get("step")
         used = np.isfinite(accuracy)
@@ -328,7 +341,7 @@ def how_to_get(zoo: ClassifierZoo) -> str:
     """Where the published zoos come from, and how they are imported."""
     name, split = ARCHIVES.get(zoo.source), SPLITS.get(zoo.source, zoo.source)
     if name is None:
-        return "Import one with scripts/import_zoo.py, and name it with zoo.file=..."
+        return IMPORT
     steps = " --step all" if zoo.steps == "all" else ""
     return (
         f"It is made of a published archive: get {name}.tar.xz (where from: data/README.md, `small_cnn`) and, for the "

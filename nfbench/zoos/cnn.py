@@ -32,7 +32,7 @@ class CnnZoo(ClassifierZoo):
         fingerprint: not used: the values above say which zoo it is.
         data_dir: where image files are looked for and downloaded to.
         zoo_dir: folder of the zoo files.
-        threads: that train networks; None: one a core.
+        threads: that train networks with the kernel; None: one a core. Where torch trains them, torch has its own.
         fit_device: ``cpu``, or a GPU's name to train networks there.
         **settings: of `ClassifierZoo`.
 

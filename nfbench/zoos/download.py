@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import urllib.error
 import urllib.request
 from contextlib import suppress
@@ -63,7 +64,7 @@ def find_files(what: str, wanted: list[FileSource], folders: list[Path], target:
 
 
 def _download(what: str, file: FileSource, wanted: list[FileSource], folders: list[Path], target: Path) -> Path:
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (

@@ -14,7 +14,6 @@ contrast      CLAHE (clip limit 1, 3x3 tiles) on L of Lab; colour images only. T
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nfbench.zoos.images import Bytes, ImageSet
+from nfbench.zoos.images import Bytes, ImageSet, check_images
+from nfbench.zoos.store import write_atomically
 
 CHUNK = 4096  # images turned into bytes at once
 
@@ -118,27 +118,20 @@ def cached_edit(name: str, folder: Path, source: str, fingerprint: str | None, l
     path = folder / f"{source}-{name}-{(fingerprint or images.fingerprint)[:12]}.npy"  # type: ignore[union-attr]
     if not path.exists():
         images = images or load()
-        if fingerprint not in (None, images.fingerprint):
-            raise ValueError(
-                f"the images of {source} that are here ({images.origin}) are not those that the networks were fitted "
-                "to: give the folder of those with data_dir=..., or build the zoo of these under another zoo.file_name."
-            )
+        check_images(source, images, fingerprint)
         _save(path, edit_images(name, to_bytes(images)))
     return np.load(path, mmap_mode="r")
 
 
 def _save(path: Path, pixels: Bytes) -> None:
-    """Writes beside the file, flushes to the disk, then renames: two processes may do this at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
+    """Two processes may do this at once."""
+
+    def save(file: Path) -> None:
+        with file.open("wb") as handle:
             np.save(handle, pixels)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save)
 
 
 class EditedImages:

@@ -105,6 +105,15 @@ def source_info(source: str) -> SourceInfo:
     return SOURCES[source]
 
 
+def check_images(source: str, images: ImageSet, fingerprint: str | None) -> None:
+    """Raises ValueError for images other than those that the networks of a zoo were fitted to; None: any."""
+    if fingerprint not in (None, images.fingerprint):
+        raise ValueError(
+            f"the images of {source} that are here ({images.origin}) are not those that the networks were fitted "
+            "to: give the folder of those with data_dir=..., or build the zoo of these under another zoo.file_name."
+        )
+
+
 def search_folders(source: str, data_dir: str | Path) -> list[Path]:
     """Where the files of ``source`` are looked for, first to last: a ``data_dir`` that was chosen comes first."""
     chosen = Path(data_dir) != Path(DEFAULT_DATA_DIR)

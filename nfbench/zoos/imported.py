@@ -28,6 +28,7 @@ HOW = (
     "data/zoos/NAME.h5 (data/README.md)."
 )
 W0 = ("w0_first", "w0_hidden")
+EXAMPLES = {"w0_first": 30, "w0_hidden": 30, "grid": "ij", "output_offset": 0, "pixel_min": 0, "pixel_max": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,10 @@ class InrFileZoo(InrZoo):
         first_view: of training items: 0 is the base network, 1 the first copy. NFN's own loader uses a copy in place
             of the base network: ``first_view=1``.
         eval_views: ``one``: the first network of each validation and test item; ``all``.
-        w0_first, w0_hidden, grid: what the file doesn't say of its networks: frequencies of the sines (needed to
-            canonicalise, for sine augmentation and pictures), order of the coordinates (``ij``: the first goes down
-            the rows; ``xy``: along the columns; needed for mirrors and pictures). A given value wins over the file's.
+        w0_first, w0_hidden, grid, output_offset, pixel_min, pixel_max: what the file doesn't say of its networks:
+            frequencies of the sines (needed to canonicalise and for sine augmentation), order of the coordinates
+            (``ij``: the first goes down the rows; ``xy``: along the columns; needed for mirrors), what is added to the
+            output, and the range of pixels. Pictures and edits need all six. A given value wins over the file's.
 
     All others are explained in `SirenZoo`. ``num_classes`` is 0 where a network has no class.
 
@@ -93,6 +95,9 @@ class InrFileZoo(InrZoo):
         w0_first: float | None = None,
         w0_hidden: float | None = None,
         grid: str | None = None,
+        output_offset: float | None = None,
+        pixel_min: float | None = None,
+        pixel_max: float | None = None,
         canonicalize: bool = False,
         augment_rotation: float = 0.0,
         augment_scale: float = 0.0,
@@ -113,7 +118,10 @@ class InrFileZoo(InrZoo):
         data, found = read_file(file, fingerprint)
         path, manifest = Path(str(file)), data.manifest
         spec = check_sine_spec(manifest, path)
-        given = {"w0_first": w0_first, "w0_hidden": w0_hidden, "grid": grid}
+        given = {
+            "w0_first": w0_first, "w0_hidden": w0_hidden, "grid": grid, "output_offset": output_offset,
+            "pixel_min": pixel_min, "pixel_max": pixel_max,
+        }  # fmt: skip
         recipe, known = find_recipe(manifest, spec, {key: value for key, value in given.items() if value is not None})
         augment = Augmentation(
             rotation=augment_rotation, scale=augment_scale, shift=augment_shift, flip=augment_flip,
@@ -160,6 +168,17 @@ class InrFileZoo(InrZoo):
             "num_missing": self.num_missing,
         }
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """As of any zoo of images; refused too where the items have no positions among these."""
+        if self.plan.manifest().get("indexed") is False:
+            raise ValueError(
+                f"task=inr_edit needs to know which image each network of {self.path.name} shows: import the folder "
+                "again with a column index in its table of labels, the position among the official training images "
+                "followed by the test images"
+            )
+        return super().edits
+
     def render(self, features: WeightSpaceFeatures) -> Tensor:
         """The images (B, H, W, channels) in [0, 1]. Raises ValueError where `no_picture` says why there are none."""
         if self.no_picture:
@@ -200,7 +219,8 @@ def check_sine_spec(manifest: Mapping[str, Any], path: Path) -> NetworkSpec:
     if spec.activation != "sine" or any(layer.is_conv for layer in spec.layers) or spec.num_layers < 2:
         raise ValueError(
             f"{path} holds networks {spec}, and zoo=inr_file reads INRs: dense sine networks with hidden layers, "
-            "such as 2-32-32-1:sine. If these are SIRENs in a folder, import them again with --activation sine."
+            "such as 2-32-32-1:sine. If these are SIRENs in a folder, import them again with --activation sine; "
+            "classifiers go with task=cnn_gen zoo=classifier_file."
         )
     return spec
 
@@ -249,7 +269,7 @@ def find_image_shape(
 ) -> tuple[tuple[int, int, int], str | None]:
     """(H, W, channels) of what the networks show, or zeros and why that is not known."""
     source, outputs = manifest.get("source"), spec.sizes[-1]
-    lacking = [key for key in (*W0, "grid") if key not in known]
+    lacking = [key for key in EXAMPLES if key not in known]
     why = None
     if spec.sizes[0] != 2 or outputs not in (1, 3):
         why = f"{spec} is not a network of images"
@@ -281,4 +301,4 @@ def take_rows(data: ZooData, rows: NDArray[np.int64]) -> ZooData:
 
 
 def _example(keys: Iterable[str]) -> str:
-    return " ".join(f"zoo.{key}={'ij' if key == 'grid' else 30}" for key in keys)
+    return " ".join(f"zoo.{key}={EXAMPLES[key]}" for key in keys)

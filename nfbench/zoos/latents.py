@@ -24,11 +24,12 @@ from torch.utils.data import DataLoader, Dataset
 from nfbench.weightspace import ZooBatch
 from nfbench.zoos.inr import InrZoo
 from nfbench.zoos.sampler import BatchRows, OrderedSampler, ViewSampler
-from nfbench.zoos.store import file_errors, to_json, write_atomically
+from nfbench.zoos.store import file_errors, read_fingerprint, to_json, write_atomically
 from nfbench.zoos.tables import ZooBatches
 
 FORMAT = "nfbench latents 1"
 COLUMNS = ("latents", "label", "index", "view", "part")
+IMAGES = "images"  # of a zoo's protocol: known once the zoo itself was read
 PARTS = ("train", "val", "test")
 
 
@@ -97,19 +98,21 @@ class LatentZoo(lightning.LightningDataModule):
         self.zoo, self.encode, self.about, self.path = zoo, encode, dict(about), path
         self.views, self.augmented_epochs, self.encode_batch_size = views, augmented_epochs, encode_batch_size
         self.spec, self.num_classes = zoo.spec, zoo.num_classes
-        self.encode_s = 0.0
+        self.encode_s, self._images = 0.0, ""
         self._latents: Latents | None = None
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """What a result must say about its data."""
         kept: dict[str, str | int] = {"latent_views": self.views, "latent_augmented_epochs": self.augmented_epochs}
+        if self._images:  # also where the zoo itself was not read, since the latents were there
+            kept[IMAGES] = self._images
         return {**self.zoo.protocol, **self.about, **kept, "encode_s": self.encode_s}
 
     @property
     def key(self) -> str:
         """Which latents: the file must have the same."""
-        said = {k: v for k, v in self.zoo.protocol.items() if k != "images"}  # known before any data is there
+        said = {k: v for k, v in self.zoo.protocol.items() if k != IMAGES}  # known before any data is there
         seed = self.zoo.seed if self.augmented_epochs else None
         facts = {"zoo_seed": self.zoo.recipe.seed, "views": self.views, "augmented_epochs": self.augmented_epochs}
         return to_json({**said, **facts, "seed": seed, "encoder_hash": self.about["encoder_hash"]})
@@ -163,6 +166,8 @@ class LatentZoo(lightning.LightningDataModule):
                     file[name][-len(array) :] = array
             file.attrs["format"], file.attrs["key"] = FORMAT, self.key
             file.attrs["encoder_hash"] = self.about["encoder_hash"]
+            file.attrs[IMAGES] = self.zoo.protocol.get(IMAGES, "")
+            file.attrs["zoo"] = read_fingerprint(self.zoo.path) or ""
             file.attrs["encode_s"] = round(time.monotonic() - began, 2)
 
     def _read(self) -> Latents:
@@ -182,7 +187,9 @@ class LatentZoo(lightning.LightningDataModule):
             there, here = json.loads(found.get("key", "{}")), json.loads(self.key)
             names = [name for name in here if here[name] != there.get(name)]
             raise ValueError(f"{self.path} holds other latents (they differ in {', '.join(names)}). {advice}")
-        self.encode_s = float(found["encode_s"])
+        if (now := read_fingerprint(self.zoo.path)) not in (None, found.get("zoo", now)):
+            raise ValueError(f"{self.path} holds latents of another file than {self.zoo.path} is now. {advice}")
+        self.encode_s, self._images = float(found["encode_s"]), str(found.get(IMAGES, ""))
         return Latents(**columns)
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nfbench.zoos.augmentation import Augmentation
 from nfbench.zoos.build import ZooPlan
-from nfbench.zoos.images import load_images, source_info
+from nfbench.zoos.images import check_images, load_images, source_info
 from nfbench.zoos.inr import InrZoo
 from nfbench.zoos.recipe import make_recipe
 from nfbench.zoos.splits import default_split, make_split
@@ -25,7 +25,7 @@ class SirenZoo(InrZoo):
 
     Args:
         source: digits, mnist, fashion or cifar10.
-        definition: digits, nfn, dws, dws_fashion or custom: the recipe by name (see recipe.py).
+        definition: the recipe by name: digits, nfn, dws, dws_mnist, dws_fashion and others (see recipe.py), or custom.
         widths, w0_first, w0_hidden, init, init_scale, bias_init, output_offset, pixel_min, pixel_max, grid, optimizer,
             lr, num_steps, stop_psnr: fields of `SirenRecipe` that replace the definition's where not None
             (``stop_psnr=0``: never).
@@ -131,8 +131,13 @@ class SirenZoo(InrZoo):
         self._images: Tensor | None = None
 
     def true_images(self, index: Tensor) -> Tensor:
-        """The images (B, P, channels) in [0, 1] that networks were fitted to, by image index (B,)."""
+        """The images (B, P, channels) in [0, 1] that networks were fitted to, by image index (B,); after `setup`.
+
+        Raises:
+            ValueError: the images that are here are others.
+        """
         if self._images is None:
-            pixels = load_images(self.plan.source, self.data_dir).pixels
-            self._images = torch.from_numpy(pixels).flatten(1, 2)
+            images = load_images(self.plan.source, self.data_dir)
+            check_images(self.plan.source, images, self._images_sha256)
+            self._images = torch.from_numpy(images.pixels).flatten(1, 2)
         return self._images[index]

@@ -20,9 +20,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -131,7 +133,8 @@ def file_lock(lock: Path, *, shared: bool = False, wait: bool = True, message: s
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls ``write`` on a temporary path beside ``path``, flushes the file to disk and renames it to ``path``."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by process: several machines, or containers with the same numbers, may write into one folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -210,7 +213,7 @@ class PartialZoo:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files if only is None or name in only}
         except Exception as error:  # np.load has no one class of errors for a damaged file
             raise ValueError(f"{path} is damaged ({error}): delete this file and run again to rebuild it.") from error
@@ -261,6 +264,8 @@ class PartialZoo:
                     out.attrs[name] = text
 
         with file_errors(self.path, lambda: "All finished networks are kept."):
+            for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):  # as large as the zoo
+                leftover.unlink()
             write_atomically(self.path, save)
         remove_chunks(self.folder, NOTE)
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from nfbench.zoos.store import read_zoo
@@ -63,6 +64,19 @@ def test_a_whole_zoo_is_the_default(script, tmp_path) -> None:
     assert code == 0, error
     assert "mean PSNR" in out
     assert len(read_zoo(tmp_path / "tiny.h5").label) > 60
+
+
+def test_threads_are_those_of_torch_too(script) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert script("zoo=siren_digits", "threads=1")[0] == 0
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        assert script("zoo=siren_digits", "threads=null")[0] == 0
+        assert torch.get_num_threads() == 2, "torch's own choice"
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """scripts/predict.py on tiny runs: what it says of a zoo's networks is what the run said; what it refuses."""
 
 import csv
+import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import h5py
@@ -97,6 +99,14 @@ def test_classes_are_those_of_the_run(composed, small, job, script, tmp_path, em
 
     both = script(f"checkpoint={run.folder}", f"network={tmp_path / 'mine.pth'},{tmp_path / 'mine.pth'}")
     assert both[1] == both[2] != ""
+    other = Path(shutil.copy(zoo.path, tmp_path / "other.h5"))
+    with h5py.File(other, "r+") as file:
+        said = json.loads(file.attrs["manifest"])
+        said["recipe"] |= {"grid": "xy", "pixel_min": -1.0}
+        file.attrs["manifest"] = json.dumps(said)
+    noted = "\n".join(script(f"checkpoint={run.folder}", f"network={other}", "view=0", f"index={rows[0]['index']}"))
+    assert "its networks have grid=xy, those of the training grid=ij" in noted
+    assert "its networks have pixel_min=-1.0, those of the training pixel_min=" in noted
     state = {name: 50 * value for name, value in torch.load(tmp_path / "mine.pth", weights_only=True).items()}
     torch.save(state, tmp_path / "large.pth")
     assert "note: its weights are unlike those of the training" in script(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.hdf5 import plain
-from nfbench.zoos.images import source_info
+from nfbench.zoos.images import SOURCES, source_info
 from nfbench.zoos.importers.common import MAX_BYTES, Broken, check_file, digest, file_sha256, read_file
 from nfbench.zoos.importers.nfn import guess_source
 from nfbench.zoos.importers.run import Block, Layout
@@ -74,6 +74,11 @@ class ArenaLayout(Layout):
         self.source = source or _source_of(folder)
         self.num_signals = num_signals or source_info(self.source).num_images
         config, self.spec, self.take = _first_layout(self.files)
+        if self.source in SOURCES and self.spec.sizes[-1] != (channels := SOURCES[self.source].shape[-1]):
+            raise ValueError(
+                f"{path} holds fields of {self.spec.sizes[-1]} channels, and images of {self.source} have {channels}: "
+                "say with --source which images these are."
+            )
         omega = w0 if w0 is not None else _omega(folder)
         self.config = digest([json.dumps(config)])
         mean, deviation = PIXELS.get(self.source, ((0.0,), (1.0,)))
@@ -90,7 +95,8 @@ class ArenaLayout(Layout):
             "num_signals": self.num_signals,
             "recipe": recipe.to_plain(),
             "recipe_known": [
-                "widths", "w0_first", "w0_hidden", "grid", *(("pixel_min", "pixel_max") if pixels else ()),
+                "widths", "w0_first", "w0_hidden", "grid", "output_offset",
+                *(("pixel_min", "pixel_max") if pixels else ()),
             ],
             **pixels,
         }  # fmt: skip
@@ -220,7 +226,7 @@ def _omega(folder: Path) -> float:
 
 def _source_of(folder: Path) -> str:
     resolved = folder.resolve()
-    for name in (resolved, *resolved.parents[:2]):
+    for name in (resolved, resolved.parent):
         try:
             return guess_source(name)
         except ValueError:

@@ -117,7 +117,7 @@ class _StrictInfo(tarfile.TarInfo):
             raise _Suspect(info.name, f"has a header of {info.size} bytes")
         if info.type == tarfile.GNUTYPE_SPARSE:
             raise _Suspect(info.name, "is a sparse file")
-        return info
+        return _positive(info)
 
     def _proc_gnusparse_10(self, following: tarfile.TarInfo, *_: object) -> None:
         """The newer kind of sparse files, whose map of any length is read with the header."""
@@ -126,11 +126,18 @@ class _StrictInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _StrictInfo:
         try:
-            return super().fromtarfile(archive)
+            return _positive(super().fromtarfile(archive))  # again: extended headers can give another size
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # missing in the stubs
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"{error}, at byte {archive.offset}") from error
+
+
+def _positive(info: _StrictInfo) -> _StrictInfo:
+    """tarfile would go back in the archive by a negative size, and read the same member for ever (CVE-2025-8194)."""
+    if info.size < 0:
+        raise _Suspect(info.name, f"has a negative size ({info.size})")
+    return info
 
 
 @contextmanager
@@ -146,7 +153,7 @@ def _is_tar(path: Path) -> bool:
     try:
         with _open_tar(path):
             return True
-    except tarfile.TarError:
+    except (tarfile.TarError, EOFError):  # the latter: compressed, and cut off in its first block
         return False
 
 
@@ -223,9 +230,9 @@ def check_file(folder: Path, file: Path) -> Path:
 def _folder(path: Path) -> Iterator[Member]:
     for folder, folders, names in os.walk(path):
         folders.sort()
-        here = Path(folder)
+        here, inner = Path(folder), set(folders)
         for name in sorted(names) + folders:
-            if name not in folders or (here / name).is_symlink():
+            if name not in inner or (here / name).is_symlink():
                 check_file(path, here / name)
         for name in sorted(names):
             file = here / name

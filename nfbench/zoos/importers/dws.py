@@ -73,7 +73,7 @@ class DwsLayout(FileLayout):
         label: object = match[2] if self.source == "mnist" else state.pop("label", None)
         try:
             number = int(label)  # type: ignore[call-overload]  # also a tensor of one number
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise Broken(f"has no label: {label!r}") from error
         index = int(match[match.re.groups]) + (FIRST_TEST if match[1] == "test" else 0)
         split = {"split": self.parts.get("/".join(PurePosixPath(name).parts[-2:]), "none")} if self.parts else {}

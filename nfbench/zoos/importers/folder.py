@@ -62,6 +62,7 @@ class FolderLayout(FileLayout):
             "layout": "folder",
             "source": source or path.stem,
             "labels_sha256": digest([text]),
+            "indexed": "index" in next(iter(text.splitlines()), "").split(","),
             "listed": len(self.table),
         }
 
@@ -106,7 +107,7 @@ def _labels_text(path: Path, labels: Path | None) -> tuple[str, str]:
         found = read_one(path, LABELS)
         if found is not None:
             return found[1].decode("utf-8-sig"), found[0].removesuffix(LABELS)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, Broken) as error:
         raise ValueError(f"the table of labels of {path} cannot be read ({error}).") from error
     raise ValueError(f"{path} has no {LABELS}: add one with the columns file,label, or name another with --labels.")
 
@@ -117,9 +118,12 @@ def read_labels(text: str) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: no column ``file``, a file twice, lines of another length, values that are no whole numbers.
     """
-    reader = csv.reader(io.StringIO(text))
-    names = next(reader, [])
-    lines = [line for line in reader if line]
+    reader = csv.reader(io.StringIO(text, newline=None))
+    try:
+        names = next(reader, [])
+        lines = [line for line in reader if line]
+    except csv.Error as error:
+        raise ValueError(f"the table of labels is no CSV: {error}, in line {reader.line_num}.") from error
     if "file" not in names or "params" in names or len(set(names)) != len(names):
         raise ValueError(
             f"the table of labels needs a line of different column names with 'file', without 'params'; found: {names}."

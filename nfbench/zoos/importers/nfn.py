@@ -96,6 +96,12 @@ def _exported(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ValueError(f"{file} is not the description of an exported zoo ({error!r}).") from error
 
 
+# Whole words: what begins with these can be other images, such as those of CIFAR-100, EMNIST or KMNIST.
+_WORDS = (
+    ("fashion|fashion[-_]?mnist|fmnist", "fashion"), ("mnist", "mnist"), (r"cifar(?![-_]?\d)|cifar[-_]?10", "cifar10"),
+)  # fmt: skip
+
+
 def guess_source(path: Path) -> str:
     """The images' source by the name of an archive or folder, such as siren_cifar_wts.tar or fmnist_inrs.
 
@@ -103,7 +109,7 @@ def guess_source(path: Path) -> str:
         ValueError: the name doesn't tell.
     """
     name = path.name.lower()
-    for word, source in (("fashion", "fashion"), ("fmnist", "fashion"), ("mnist", "mnist"), ("cifar", "cifar10")):
-        if word in name:
+    for word, source in _WORDS:
+        if re.search(rf"(?<![a-z0-9])(?:{word})(?![a-z0-9])", name):
             return source
     raise ValueError(f"{path.name} doesn't tell which images these are: add --source, one of {', '.join(SOURCES)}.")

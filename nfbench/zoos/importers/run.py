@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class FileLayout(Layout):
                 data = member.read()
                 if hashing:
                     sums.append(f"{hashlib.sha256(data).hexdigest()}  {member.name}")
-                found.append(self.row(member.name, data))
+                found.append(_in_range(self.row(member.name, data)))
             except Broken as error:
                 broken.append(f"{member.name}: {error}")
             if seen % rows == 0:
@@ -130,6 +131,15 @@ class FileLayout(Layout):
         }
 
 
+def _in_range(row: Row) -> Row:
+    """Raises `Broken` for whole numbers of a file's own that a zoo cannot hold."""
+    limits = np.iinfo(np.int64)
+    for name in ("index", "view", "label"):
+        if not limits.min <= getattr(row, name) <= limits.max:
+            raise Broken(f"has the {name} {getattr(row, name)}, which is beyond 64 bits")
+    return row
+
+
 class PartialImport(PartialZoo):
     """The chunks of an import: how many there are only the end tells, and their rows are not sorted."""
 
@@ -139,6 +149,10 @@ class PartialImport(PartialZoo):
     @property
     def num_chunks(self) -> int:
         return self.num_finished()
+
+    def num_finished(self) -> int:
+        """Chunks without a gap before them: what comes after one that was deleted is read again."""
+        return next(number for number in count() if not self.chunk_path(number).exists())
 
     def notes(self, name: str) -> list[str]:
         """One kind of notes of all chunks."""
@@ -192,7 +206,7 @@ def import_zoo(layout: Layout, out: Path, strict: bool = False) -> str:
     manifest |= {"import": layout.identity()}
     with build_lock(out):
         if out.exists():
-            return _already(out, manifest)
+            return _already(out, manifest, strict)
         rows = max(16, min(MOST_ROWS, BLOCK_BYTES // (4 * layout.spec.num_params)))
         partial = PartialImport(out, manifest, rows)
         kept = partial.num_finished()
@@ -256,7 +270,7 @@ def _judge(layout: Layout, networks: int, broken: list[str], strict: bool) -> No
         print(f"{len(broken)} networks are broken and left out:{some}", file=sys.stderr, flush=True)
 
 
-def _already(out: Path, manifest: Mapping[str, Any]) -> str:
+def _already(out: Path, manifest: Mapping[str, Any], strict: bool) -> str:
     try:
         with h5py.File(out, "r") as file:
             found = json.loads(file.attrs["manifest"])
@@ -266,4 +280,9 @@ def _already(out: Path, manifest: Mapping[str, Any]) -> str:
         same = False
     if not same:
         raise ValueError(f"{out} is there and is another zoo or damaged. Move it away, or choose another --out.")
+    if strict and found.get("broken"):
+        raise ValueError(
+            f"{out} is there already, without {found['broken']} networks that are broken, and strict allows none: "
+            f"{found['broken_first'][0]}. All are named in {out.with_suffix('.manifest.json').name}."
+        )
     return f"{out} is there already: the same import of the same files, {found['num_networks']} networks"

@@ -25,6 +25,7 @@ import gzip
 import io
 import os
 import random
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -136,7 +137,7 @@ def read_metrics(path: Path, rows: int) -> dict[str, NDArray[Any]]:
         reader = csv.reader(io.StringIO(content.decode(), newline=""))
         names = next(reader)
         lines = [line for line in reader if line]
-    except (OSError, EOFError, ValueError, csv.Error, StopIteration) as error:
+    except (OSError, EOFError, zlib.error, ValueError, csv.Error, StopIteration) as error:
         raise ValueError(f"{path} is damaged or not a gzipped CSV ({error!r}).") from error
     if len(lines) != rows or any(len(line) != len(names) for line in lines) or "step" not in names:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
@@ -22,6 +23,13 @@ from nfbench.zoos.importers.common import MAX_BYTES, Broken
 
 # What torch's restricted unpickler says when a pickle asks for a function or class that is not on its list.
 _CODE = re.compile(r"[Uu]nsupported (?:class|global|GLOBAL)[^\n]*|[^\n]*reduce for unrecognized function[^\n]*")
+
+# What it lets a pickle call although no state dict needs it: each can make memory without end out of a few bytes.
+_HUNGRY = re.compile(
+    r"(builtins|__builtin__) bytearray|_codecs encode|torch(\.\w+)* \w*Tensor"
+    r"|torch\._utils _rebuild_(?!(tensor|tensor_v2|parameter|parameter_with_state)$)\w+"
+)
+_OLD_PICKLES = 5  # of torch's format before the zip: magic number, protocol, machine, the dict, names of storages
 
 
 def load_state(data: bytes, name: str) -> dict[str, object]:
@@ -45,6 +53,11 @@ def load_state(data: bytes, name: str) -> dict[str, object]:
             with zipfile.ZipFile(io.BytesIO(data)) as parts:
                 if sum(part.file_size for part in parts.infolist()) > MAX_BYTES:
                     raise Broken("unpacks to more than a network may have")
+                for part in parts.infolist():
+                    if part.filename.lower().endswith("data.pkl"):
+                        _check_pickles(parts.read(part), 1)
+        else:
+            _check_pickles(data, _OLD_PICKLES)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and old formats, which are refused or read
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -64,11 +77,21 @@ def load_state(data: bytes, name: str) -> dict[str, object]:
     return state
 
 
+def _check_pickles(data: bytes, count: int) -> None:
+    """Raises `Broken` where one of the pickles that follow each other in ``data`` names a function of `_HUNGRY`."""
+    stream = io.BytesIO(data)
+    while count and stream.tell() < len(data):
+        count -= 1
+        for code, name, _ in pickletools.genops(stream):
+            if code.name == "GLOBAL" and _HUNGRY.fullmatch(str(name)):
+                raise Broken(f"asks for {str(name).replace(' ', '.')} when it is loaded, which no state dict needs")
+
+
 def to_row(state: Mapping[str, object], spec: NetworkSpec) -> NDArray[np.float32]:
     """All weights and biases (T,) in the order of ``spec``; the order of the dict counts, not its names.
 
     Raises:
-        Broken: something that is not a tensor of real numbers, another shape than the spec's, NaN or infinity.
+        Broken: something that is no tensor of real numbers with a name, another shape than the spec's, NaN or infinity.
     """
     tensors = _tensors(state)
     try:
@@ -111,9 +134,12 @@ def infer_spec(state: Mapping[str, object], activation: str) -> NetworkSpec:
 def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, value in state.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.layout != torch.strided:
+        if not isinstance(name, str):
+            raise Broken(f"has the key {name!r}, where the name of a tensor should be")
+        real = isinstance(value, Tensor) and value.is_floating_point() and value.device.type == "cpu"
+        if not isinstance(value, Tensor) or not real or value.layout != torch.strided:
             raise Broken(f"{name!r} is not a dense tensor of real numbers")
-        found[name] = value
+        found[name] = value.detach()  # parameters too
     # A file of a few bytes can hold a tensor that repeats one number, which takes memory when it is copied.
     if (size := sum(t.numel() * t.element_size() for t in found.values())) > MAX_BYTES:
         raise Broken(f"claims {size / 2**20:.0f} MiB of numbers, more than a network may have")

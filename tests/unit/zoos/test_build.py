@@ -58,7 +58,9 @@ def test_killed_build_continues_and_is_identical(tmp_path):
     partial = tmp_path / "killed" / "tiny.h5.partial"
     kill_with_chunks(killed, partial, 3)
     assert not (tmp_path / "killed" / "tiny.h5").exists()
-    (partial / ".chunk-00009.npz.1.tmp").write_bytes(b"half a chunk")  # as a kill in the middle of a write leaves it
+    # As kills in the middle of a write leave them.
+    (partial / ".chunk-00009.npz.1.tmp").write_bytes(b"half a chunk")
+    (tmp_path / "killed" / ".tiny.h5.1a2b3c4d.tmp").write_bytes(b"half a zoo")
 
     again = start_build(tmp_path / "killed")
     out, error = again.communicate(timeout=300)
@@ -70,6 +72,7 @@ def test_killed_build_continues_and_is_identical(tmp_path):
     for name in COLUMNS:
         np.testing.assert_array_equal(first[name], second[name])
     assert not partial.exists()
+    assert not list((tmp_path / "killed").glob(".*.tmp"))
 
 
 def test_two_builds_at_once(tmp_path):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from small_cnn_archive import write_archive
 
+from nfbench.config.build import build_zoo
 from nfbench.weightspace import NetworkSpec, NeuronPermutation, WeightSpaceFeatures, random_features
 from nfbench.zoos.classifiers import _STREAM, ClassifierZoo, moments, split_runs
-from nfbench.zoos.importers import SmallCnnLayout, import_zoo
+from nfbench.zoos.importers import FolderLayout, SmallCnnLayout, import_zoo
 from nfbench.zoos.store import ZooData, fingerprint, read_zoo
 
 SPEC = "1-16c3-16c3-16c3-10:relu"
@@ -252,10 +253,36 @@ def test_what_to_do_without_a_file(make, tmp_path):
         make(source="svhn", file=str(tmp_path / "none.h5")).prepare_data()
     with pytest.raises(ValueError, match=r"fashion_mnist_split\.csv --step all"):
         make(source="fashion", steps="all", file=str(tmp_path / "none.h5")).prepare_data()
-    with pytest.raises(ValueError, match=r"import_zoo\.py, and name it with zoo\.file"):
+    with pytest.raises(ValueError, match=r"import_zoo\.py .*and name it with zoo\.file"):
         make(source="mine", file=str(tmp_path / "none.h5")).prepare_data()
     with pytest.raises(ValueError, match="not loaded yet"):
         make().split  # noqa: B018
+
+
+def test_a_file_says_what_it_holds(make, files, tmp_path, composed):
+    spec = NetworkSpec.parse("4-3-10:tanh")
+    for i, state in enumerate(random_features(spec, 12, 1, torch.Generator().manual_seed(0)).to_state_dicts()):
+        torch.save(state, tmp_path / f"{i}.pth")
+    lines = [f"{i}.pth,{i / 20}\n" for i in range(12)]
+    (tmp_path / "labels.csv").write_text("".join(["file,test_accuracy\n", *lines]))
+    import_zoo(FolderLayout(tmp_path, activation="tanh", source="wines"), tmp_path / "mine.h5")
+    zoo = loaded(build_zoo(composed("zoo=classifier_file", f"zoo.file={tmp_path / 'mine.h5'}").zoo))
+    assert (str(zoo.spec), zoo.source) == ("4-3-10:tanh", "wines")
+    assert (zoo.protocol["dataset"], zoo.protocol["definition"]) == ("wines", "imported (folder)")
+    assert [zoo.protocol[f"num_{part}"] for part in ("train", "val", "test")] == [4, 2, 6]
+    batch = next(iter(zoo.test_dataloader()))
+    assert torch.equal(batch.target, batch.index.float() / 20)
+    same = loaded(make("final.h5", source=None, spec=None)).protocol
+    assert same == loaded(make("final.h5")).protocol
+    assert same["definition"] == "small_cnn"
+    named = loaded(make(str(tmp_path / "mine.h5"), source="mine", spec="4-3-10:relu")).protocol
+    assert (named["dataset"], named["definition"]) == ("mine", "imported (folder)"), "not the published zoo"
+
+
+@pytest.mark.parametrize(("file", "message"), [("null", "zoo.file names no file"), ("no.h5", "there is no zoo no.h5")])
+def test_a_file_that_should_say_what_it_holds_is_needed(composed, file, message):
+    with pytest.raises(ValueError, match=f"{message}(.|\n)*import_zoo.py"):
+        build_zoo(composed("zoo=classifier_file", f"zoo.file={file}").zoo)
 
 
 def test_another_file_than_the_one_meant(make, files):

@@ -109,6 +109,24 @@ def test_the_file_is_read_again_and_says_its_encoder(make, tmp_path):
     assert not list(tmp_path.glob(".latents*"))
 
 
+def test_what_a_result_says_of_its_data_does_not_depend_on_when_it_was_encoded(make):
+    first = ready(make()).protocol
+    again = ready(make()).protocol
+    assert again == first
+    assert "load_digits" in first["images"]
+
+
+def test_latents_of_a_zoo_file_that_was_made_anew_of_other_images_are_refused(make, tmp_path):
+    zoo = ready(make()).zoo
+    ready(make())
+    with h5py.File(zoo.path, "r+") as file:
+        file.attrs["images_sha256"] = "0" * 64
+    with pytest.raises(ValueError, match=r"latents.h5 holds latents of another file than .* is now"):
+        ready(make())
+    zoo.path.unlink()
+    assert len(ready(make()).data.label), "without the zoo's file they are read"
+
+
 def test_latents_of_others_are_refused_and_kept(make, tmp_path):
     ready(make())
     before = (tmp_path / "latents.h5").read_bytes()

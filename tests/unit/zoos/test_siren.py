@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -194,6 +195,17 @@ def test_protocol_names_the_images_once_loaded(make_zoo):
     assert "images" not in zoo.protocol
     fingerprint = load_images("digits").fingerprint
     assert ready(zoo).protocol["images"] == f"scikit-learn load_digits (SHA-256 {fingerprint[:12]})"
+
+
+def test_true_images_are_those_that_were_fitted(make_zoo):
+    zoo = ready(make_zoo())
+    pixels = torch.from_numpy(load_images("digits").pixels).flatten(1, 2)
+    assert torch.equal(zoo.true_images(torch.tensor([3, 5])), pixels[[3, 5]])
+    other = make_zoo()
+    with h5py.File(other.path, "r+") as file:
+        file.attrs["images_sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="not those that the networks were fitted to"):
+        ready(other).true_images(torch.tensor([3]))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from nfbench.zoos.importers import FolderLayout, import_zoo
+from nfbench.zoos.importers import FolderLayout, common, import_zoo
 from nfbench.zoos.importers.folder import read_labels
 from nfbench.zoos.store import read_zoo
 
@@ -97,11 +97,23 @@ def test_what_does_not_fit_is_named(files, tmp_path, capsys):
         ("file,label\na,1,2\n", "has 2 columns"),
         ("file,label\na,1\na,2\n", "names 'a' twice"),
         ("file,index\na,99999999999999999999\n", "whole numbers"),
+        ('file,note\na,"' + 140_000 * "x", "no CSV: field larger than field limit"),
     ],
 )
 def test_tables_that_cannot_be_used(text, message):
     with pytest.raises(ValueError, match=message):
         read_labels(text)
+
+
+def test_a_table_with_the_line_ends_of_an_old_mac():
+    assert read_labels("file,label\ra,1\rb,2\r")["b"]["label"] == 2
+
+
+def test_a_table_that_is_too_large_is_named(files, tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "nets", files)
+    monkeypatch.setattr(common, "MAX_BYTES", 10)
+    with pytest.raises(ValueError, match=r"the table of labels of .*nets cannot be read \(has 0 MiB, more than"):
+        FolderLayout(folder)
 
 
 def test_no_readable_file(tmp_path):

@@ -130,6 +130,29 @@ def test_the_same_import_again_and_another_in_the_way(many, tmp_path):
         import_zoo(NfnLayout(many), out)
 
 
+def test_strict_does_not_take_what_was_imported_without_it(many, tmp_path):
+    import_zoo(NfnLayout(many), tmp_path / "zoo.h5")
+    with pytest.raises(ValueError, match=r"there already, without 1 networks that are broken, and strict allows none"):
+        import_zoo(NfnLayout(many), tmp_path / "zoo.h5", strict=True)
+
+
+def test_a_damaged_chunk_that_was_deleted_is_read_again(many, tmp_path, monkeypatch):
+    small_blocks(monkeypatch)
+    import_zoo(NfnLayout(many), tmp_path / "whole.h5")
+    assemble = run.PartialImport.assemble
+    monkeypatch.setattr(run.PartialImport, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        import_zoo(NfnLayout(many), tmp_path / "zoo.h5")
+    monkeypatch.setattr(run.PartialImport, "assemble", assemble)
+    chunk = tmp_path / "zoo.h5.partial" / "chunk-00001.npz"
+    chunk.write_bytes(chunk.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"chunk-00001\.npz is damaged .*delete this file and run again"):
+        import_zoo(NfnLayout(many), tmp_path / "zoo.h5")
+    chunk.unlink()
+    assert "(1 blocks kept" in import_zoo(NfnLayout(many), tmp_path / "zoo.h5")
+    assert same(tmp_path / "zoo.h5", tmp_path / "whole.h5")
+
+
 def test_repeated_networks(tmp_path, nfn_nets, capsys):
     files = nfn_files(nfn_nets)
     again = nfn_files({(3, 5, -1): NfnSiren()}, "other")  # image 5, view 0 under another label

@@ -1,5 +1,6 @@
 """What is refused, what is counted as broken, and that no code is run."""
 
+import codecs
 import gzip
 import io
 import os
@@ -7,11 +8,14 @@ import pickle
 import stat
 import tarfile
 import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from archives import NfnSiren, nfn_files, saved, write_folder, write_tar, write_zip
+from torch.nn.utils import parameters_to_vector
 
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.importers import FolderLayout, NfnLayout, common, import_zoo
@@ -139,6 +143,70 @@ def test_a_bomb_inside_a_file(tmp_path):
         load_state(file.getvalue(), "x.pth")
 
 
+class Call:
+    """A pickle that calls a function which torch's restricted unpickler allows."""
+
+    def __init__(self, function: Callable, *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return (self.function, self.arguments)
+
+
+@pytest.mark.parametrize("form", ["zip", "old"])
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (Call(bytearray, 2**20), "bytearray"),
+        (Call(codecs.encode, "x", "hex_codec"), "_codecs.encode"),
+        (Call(torch._utils._rebuild_device_tensor_from_cpu_tensor, 1, 2, 3, 4), "_rebuild_device_tensor_from_cpu"),
+        (Call(torch.Tensor, 3), "torch.Tensor"),
+    ],
+)
+def test_a_pickle_that_makes_memory_out_of_nothing_is_broken(value, name, form):
+    file = io.BytesIO()
+    torch.save({"a": torch.ones(2), "b": value}, file, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(Broken, match=rf"asks for .*{name}.* when it is loaded, which no state dict needs"):
+        load_state(file.getvalue(), "x.pth")
+
+
+def test_what_people_save_is_read():
+    net = NfnSiren()
+    for state in (
+        net.state_dict(), dict(net.named_parameters()), OrderedDict(net.state_dict()),
+        {name: value.half() for name, value in net.state_dict().items()},
+    ):  # fmt: skip
+        for zipped in (True, False):
+            file = io.BytesIO()
+            torch.save(state, file, _use_new_zipfile_serialization=zipped)
+            found = to_row(load_state(file.getvalue(), "x.pth"), NetworkSpec.parse("2-32-32-1:sine"))
+            torch.testing.assert_close(
+                torch.from_numpy(found), parameters_to_vector(net.parameters()).detach(), atol=1e-3, rtol=1e-3
+            )
+
+
+@pytest.mark.parametrize("how", ["in the header", "in a header before it"])
+def test_a_member_of_negative_size_is_refused(tmp_path, how):
+    """Where Python itself doesn't, tarfile goes back by it and reads the member again for ever (CVE-2025-8194)."""
+    path = write_tar(tmp_path / "siren_mnist_wts.tar", nfn_files({(1, 1, -1): NfnSiren()}))
+    info = tarfile.TarInfo(BAD)
+    if how == "in the header":
+        header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        header[124:136] = (256**12 - 512).to_bytes(12, "big")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+    else:
+        info.pax_headers = {"size": "-512"}
+        header = bytearray(info.tobuf(tarfile.PAX_FORMAT))
+    content = path.read_bytes()
+    end = len(content) - len(content) % 512
+    while content[end - 512 : end] == bytes(512):
+        end -= 512
+    path.write_bytes(content[:end] + header + bytes(1024))
+    with pytest.raises(ValueError, match=r"negative size|damaged or cut off"):
+        list(members(path))
+
+
 def test_one_number_that_claims_to_be_four_tebibytes(tmp_path):
     """Its shapes are those of a network, so that they pass for its spec."""
     one = torch.zeros(1)
@@ -253,6 +321,9 @@ def test_no_archive(tmp_path):
     with pytest.raises(ValueError, match="is not there"):
         list(members(tmp_path / "absent.tar"))
     (tmp_path / "text.tar").write_text("hello")
+    (tmp_path / "short.tar.gz").write_bytes(gzip.compress(bytes(range(256)) * 4)[:100])
+    with pytest.raises(ValueError, match="neither a tar, nor a zip, nor a folder"):
+        list(members(tmp_path / "short.tar.gz"))
     with pytest.raises(ValueError, match="neither a tar, nor a zip, nor a folder"):
         list(members(tmp_path / "text.tar"))
 
@@ -278,6 +349,8 @@ def test_rows_are_checked():
     for bad, reason in [
         ({**good, "b": torch.ones(4)}, "'b' has the shape"),
         ({**good, "b": 3}, "'b' is not a dense tensor"),
+        ({**good, "b": torch.ones(3, device="meta")}, "'b' is not a dense tensor"),
+        ({i: value for i, value in enumerate(good.values())}, "has the key 0, where the name"),
         ({**good, "b": torch.ones(3, dtype=torch.int64)}, "'b' is not a dense tensor"),
         ({**good, "b": torch.tensor([1.0, float("nan"), 1.0])}, "1 weights that are NaN"),
         ({"a": good["a"]}, "has 1 tensors"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nfbench.weightspace import NetworkSpec
 from nfbench.zoos.fit import pixel_grid, render_flat
 from nfbench.zoos.importers import ArenaLayout, DwsLayout, NfnLayout, import_zoo
+from nfbench.zoos.importers.nfn import guess_source
 from nfbench.zoos.recipe import SirenRecipe
 from nfbench.zoos.selection import choose_split
 from nfbench.zoos.store import ZooData, read_zoo
@@ -80,6 +81,29 @@ def test_nfn_source_must_be_known(tmp_path, nfn_nets):
     assert NfnLayout(path, source="fashion").manifest["source"] == "fashion"
 
 
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("siren_mnist_wts.tar", "mnist"), ("mnist-inrs.zip", "mnist"), ("MNIST", "mnist"), ("fmnist_inrs", "fashion"),
+        ("siren_fashion_wts.tar", "fashion"), ("FashionMNIST", "fashion"), ("fashion_mnist", "fashion"),
+        ("siren_cifar_wts.tar", "cifar10"), ("CIFAR10", "cifar10"), ("cifar-10", "cifar10"),
+        ("siren_cifar100_wts.tar", None), ("cifar_100", None), ("kmnist", None), ("EMNIST", None), ("mnist3d", None),
+    ],
+)  # fmt: skip
+def test_the_source_is_a_whole_word_of_the_name(name, source):
+    if source:
+        assert guess_source(Path(name)) == source
+    else:
+        with pytest.raises(ValueError, match="doesn't tell which images these are: add --source"):
+            guess_source(Path(name))
+
+
+def test_fields_of_other_channels_than_the_images_of_their_name(arena):
+    folder, _ = arena("MNIST", 3)
+    with pytest.raises(ValueError, match=r"holds fields of 3 channels, and images of mnist have 1: say with --source"):
+        ArenaLayout(folder)
+
+
 @pytest.mark.parametrize("write", [write_zip, write_folder])
 def test_dws_mnist_layout(tmp_path, write):
     torch.manual_seed(2)
@@ -117,10 +141,15 @@ def test_dws_fashion_layout(tmp_path, label):
 
 def test_dws_without_label_or_with_a_bad_split(tmp_path):
     files = {"train/model_1.pth": saved(DwsInr().state_dict()), "train/model_2.pth": saved({"label": 3})}
-    with pytest.raises(ValueError, match=r"all 2 networks are broken:\s+train/model_1.pth: has no label"):
+    for name, label in (("3", float("inf")), ("4", 2**70)):
+        files[f"train/model_{name}.pth"] = saved({**DwsInr().state_dict(), "label": label})
+    said = (
+        r"train/model_1.pth: has no label(.|\n)*model_3.pth: has no label: inf(.|\n)*model_4.pth: has the label 11805"
+    )
+    with pytest.raises(ValueError, match=rf"all 4 networks are broken:\s+{said}"):
         import_zoo(DwsLayout(write_zip(tmp_path / "fmnist.zip", files)), tmp_path / "zoo.h5")
     with pytest.raises(ValueError, match=r"splits\.json is not a split"):
-        DwsLayout(write_zip(tmp_path / "fmnist2.zip", files | {"splits.json": b'{"train": 3}'}))
+        DwsLayout(write_zip(tmp_path / "fmnist_2.zip", files | {"splits.json": b'{"train": 3}'}))
     with pytest.raises(ValueError, match="mnist and fashion only"):
         DwsLayout(tmp_path / "cifar.zip")
 
@@ -270,15 +299,15 @@ def test_arena_of_other_images_says_only_what_is_known(arena, tmp_path, source):
     data = read_zoo(tmp_path / "zoo.h5")
     assert "split" not in data.manifest
     assert choose_split(data, None) == "tens"
-    assert data.manifest["recipe_known"] == ["widths", "w0_first", "w0_hidden", "grid"]
+    assert data.manifest["recipe_known"] == ["widths", "w0_first", "w0_hidden", "grid", "output_offset"]
     assert "pixel_mean" not in data.manifest
     old = replace(data, manifest={**data.manifest, "split": "official"})  # as imports said before
     assert choose_split(old, None) == "tens"
 
 
 def test_arena_of_known_images_keeps_its_split_and_range(arena):
-    for name, split in (("MNIST", "dws"), ("CIFAR10", "official")):
-        said = ArenaLayout(arena(name)[0]).manifest
+    for name, channels, split in (("MNIST", 1, "dws"), ("CIFAR10", 3, "official")):
+        said = ArenaLayout(arena(name, channels)[0]).manifest
         assert said["split"] == split
         assert {"pixel_min", "pixel_max"} < set(said["recipe_known"])
         assert said["pixel_mean"]

@@ -147,6 +147,7 @@ def test_nan_rows_are_named(small_cnn, tmp_path, capsys):
         ("layout.csv", b'varname,start_idx,end_idx,shape\na/kernel:0,0,4,"(2, 2)"\n', "chain of layers that fill"),
         ("layout.csv", b'varname,start_idx,end_idx,shape\na/gamma:0,0,4,"(4,)"\n', "neither a kernel nor a bias"),
         ("metrics.csv.gz", b"step\n86\n", "damaged or not a gzipped CSV"),
+        ("metrics.csv.gz", gzip.compress(b"step\n86\n" * 50)[:10] + b"\xff" * 40, "damaged or not a gzipped CSV"),
         ("metrics.csv.gz", gzip.compress(b"step\n" + bytes(10**7)), "more than 4096 bytes for each of"),
         ("weights.npy", b"hello", "damaged, cut off or not an array"),
     ],

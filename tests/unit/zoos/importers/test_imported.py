@@ -292,9 +292,21 @@ def test_pictures(nets, nfn, folder, arena, tmp_path):
     with pytest.raises(ValueError, match="no pictures: the size"):
         unknown.render(batch.features)
     named = folder(CLASSES, "named", source="mnist")
-    assert "doesn't say w0_first, w0_hidden, grid; zoo.w0_first=30" in str(InrFileZoo(file=named).no_picture)
-    shown = InrFileZoo(file=named, w0_first=30, w0_hidden=30, grid="xy")
+    assert "doesn't say w0_first, w0_hidden, grid, output_offset" in str(InrFileZoo(file=named).no_picture)
+    some = {"w0_first": 30, "w0_hidden": 30, "grid": "xy"}
+    why = str(InrFileZoo(file=named, **some).no_picture)
+    assert why.endswith("zoo.output_offset=0 zoo.pixel_min=0 zoo.pixel_max=1 gives it"), "no range is guessed"
+    shown = ready(named, **some, output_offset=0.5, pixel_min=-1, pixel_max=1)
     assert (shown.no_picture, shown.image_shape) == (None, (28, 28, 1))
+    assert shown.recipe.output_offset == 0.5
+    with pytest.raises(ValueError, match=r"which image each network of named.h5 shows: .*with a column index"):
+        shown.edits  # noqa: B018
+    lines = "".join(f"n{i}.pth,{i % 2},{i}\n" for i in range(24))
+    indexed = InrFileZoo(
+        file=folder(f"file,label,index\n{lines}", "indexed", source="mnist"),
+        **some, output_offset=0, pixel_min=0, pixel_max=1,
+    )  # fmt: skip
+    assert "erode" in indexed.edits
     for name, channels, why in (("MNIST", 1, None), ("CIFAR10", 3, "the networks give pixels that were standardised")):
         import_zoo(ArenaLayout(arena(name, channels, count=50)[0], num_signals=50), tmp_path / f"{name}.h5")
         field = InrFileZoo(file=str(tmp_path / f"{name}.h5"), split="tens", canonicalize=True)
