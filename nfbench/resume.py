@@ -8,6 +8,7 @@
 import os
 import pickle
 import random
+import shutil
 import signal
 import threading
 import time
@@ -191,6 +192,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or KEY not in found or "state_dict" not in found:
         raise ValueError(f"{path} was not written by nfbench: give the last.ckpt or best.ckpt of a run folder")
     return found
+
+
+def adopt_best(path: Path, checkpoint: Mapping[str, Any], best: Path) -> bool:
+    """Copies the best epoch so far from beside a checkpoint of another folder, so that it competes with later ones.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: what `read_checkpoint` gave.
+        best: where it goes.
+
+    Returns:
+        Whether it was there, and of an epoch that the checkpoint has behind it.
+    """
+    paths = [state["best_model_path"] for state in checkpoint["callbacks"].values() if "best_model_path" in state]
+    name = os.path.basename(str(paths[0])) if paths else ""
+    other = path.with_name(name) if name else path
+    if name != best.name or not other.is_file() or read_checkpoint(other)["epoch"] > checkpoint["epoch"]:
+        return False
+    best.parent.mkdir(parents=True, exist_ok=True)
+    temporary = best.with_name(f".{best.name}.tmp")
+    shutil.copyfile(other, temporary)
+    os.replace(temporary, best)
+    return True
 
 
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], seed: int, identity: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from nfbench.config.identity import config_hash
 from nfbench.config.job import Job
 from nfbench.report.run_folder import RunFolder, write_atomically
-from nfbench.wandb_runs import CELL, flatten, has_key, panel_key
+from nfbench.wandb_runs import CELL, TOLD, flatten, has_key, panel_key
 
 MODES = ("disabled", "offline", "online")
 DATA_DIR = "WANDB_DATA_DIR"
@@ -103,6 +103,7 @@ class WandbView(Callback):
         for row in earlier_rows(self.path, trainer.current_epoch):
             metrics = {name: float(value) for name, value in row.items() if value and name != "step"}
             logger.log_metrics(metrics | self._own(metrics), step=int(row["step"]) - 1)
+        (Path(logger.experiment.dir).parent / TOLD).touch()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch's metrics and its frame."""

@@ -33,7 +33,7 @@ from nfbench.machine import commit, device_type, machine, peak_memory_mb, reset_
 from nfbench.progress import EpochBar, progress, quiet_lightning
 from nfbench.report.published import larger_is_better
 from nfbench.report.run_folder import RunFolder
-from nfbench.resume import AtomicCheckpointIO, BestCheckpoint, RunState, check_same_run, read_checkpoint
+from nfbench.resume import AtomicCheckpointIO, BestCheckpoint, RunState, adopt_best, check_same_run, read_checkpoint
 from nfbench.tracking import MetricsCSV, WandbView, log_protocol, log_result, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ def checkpoint_to_start_from(cfg: DictConfig, folder: RunFolder, me: Mapping[str
     if own and cfg.ckpt_path:
         log.info("ckpt_path=%s is not read: this run has checkpoints of its own by now", cfg.ckpt_path)
     log.info("going on from %s after epoch %d", os.path.relpath(path), epochs)
+    if not own and not adopt_best(path, checkpoint, folder.best):
+        log.info("the best of these epochs is not beside it: the result is the best of those that are trained now")
     return path
 
 
@@ -145,6 +147,9 @@ def _run(
     task.model = model
     task.check_model()
     task.check_zoo(zoo)
+    shifted = getattr(zoo, "standardize", "none") in ("layer", "entry")
+    if shifted and any(getattr(module, "sign", False) for module in model.modules()):
+        log.info("the model counts on signs of neurons, which zoo.standardize=%s breaks: take scale", zoo.standardize)
     if cfg.trainer.compile:
         compile_in_place(model)
     zoo.prepare_data()
@@ -177,7 +182,11 @@ def _run(
         return {}
 
     if not folder.best.exists():
-        raise ValueError(f"no epoch had {cfg.task.monitor}: nothing was validated. Leave validation on to get a result")
+        raise ValueError(
+            f"no epoch had {cfg.task.monitor}: nothing was validated. Leave validation on to get a result, and do not "
+            f"stop within the first epoch: it has {trainer.num_training_batches} steps, and trainer.max_steps is "
+            f"{trainer.max_steps} (-1: no limit)"
+        )
     chosen = read_checkpoint(folder.best)
     task.load_state_dict(chosen["state_dict"])
     began = time.monotonic()
@@ -340,14 +349,16 @@ def check_metrics(cfg: DictConfig, known: Iterable[str] | None) -> None:
     Raises:
         ValueError: with what `task.metric`, `task.monitor` and `task.mode` may be.
     """
+    if known is None:  # a task from elsewhere, which does not say
+        return
     for key, stage in (("monitor", "val"), ("metric", "test")):
         name = cfg.task[key]
         if key == "metric" and not cfg.test:
             continue
-        if known is not None:  # val/acc/tensor and the like are measured with the test
-            check_metric(key, name, [one for one in known if one.startswith(f"{stage}/") and one.count("/") == 1])
+        # val/acc/tensor and the like are measured with the test
+        check_metric(key, name, [one for one in known if one.startswith(f"{stage}/") and one.count("/") == 1])
     wanted = "max" if larger_is_better(cfg.task.monitor) else "min"
-    if known is not None and cfg.task.monitor != "val/kl" and cfg.task.mode != wanted:  # neither is better there
+    if cfg.task.monitor != "val/kl" and cfg.task.mode != wanted:  # neither is better there
         raise ValueError(
             f"task.mode={cfg.task.mode} keeps the epoch with the worst {cfg.task.monitor}: give task.mode={wanted}"
         )

@@ -17,6 +17,7 @@ from nfbench.report.run_folder import RunFolder
 CELL = "cell"  # key of the config that is the same for all seeds of one experiment, and no others
 MEDIA = ("picture", "samples", "frames", "animation")  # of these a run has what its task has
 TABLE = "predictions"
+TOLD = "nfbench-told"  # in the folder of an offline run that knows of all epochs before it
 
 
 def panel_key(task: str, name: str) -> str:
@@ -55,7 +56,7 @@ class OfflineRun:
         folder: `offline-run-...`.
         file: its records.
         run: the run folder it lies in.
-        superseded: a later attempt of the same run took its place, and has all of it.
+        superseded: another attempt of the same run, the last that trained, has all of it.
     """
 
     folder: Path
@@ -84,7 +85,8 @@ def find_offline_runs(top: Path) -> list[OfflineRun]:
     for wandb_folder in sorted({file.parents[1] for file in top.rglob("wandb/offline-run-*/run-*.wandb")}):
         files = sorted(wandb_folder.glob("offline-run-*/run-*.wandb"), key=_start)
         run = RunFolder(wandb_folder.parent)
-        found += [OfflineRun(file.parent, file, run, superseded=file != files[-1]) for file in files]
+        whole = [file for file in files if file.with_name(TOLD).exists()] or files
+        found += [OfflineRun(file.parent, file, run, superseded=file != whole[-1]) for file in files]
     return found
 
 

@@ -63,7 +63,8 @@ def main() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         campaign = Campaign(read_plan(args.plan), args.results)
         if args.list:
-            print(listing(as_it_is_here(campaign)))
+            names = set(campaign.cells) if args.only is None else before(campaign.cells, args.only)
+            print(listing([step for step in as_it_is_here(campaign) if step.cell.name in names]))
             return
         if not work(campaign, args):
             sys.exit(1)

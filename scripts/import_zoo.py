@@ -3,7 +3,7 @@
 python scripts/import_zoo.py nfn siren_mnist_wts.tar --out data/zoos/mnist-nfn-published.h5
 python scripts/import_zoo.py dws mnist-inrs.zip --out data/zoos/mnist-dws-published.h5
 python scripts/import_zoo.py arena MNIST/SIREN --w0 8 --out data/zoos/mnist-arena.h5
-python scripts/import_zoo.py small_cnn cifar10 --split-csv cifar10_split.csv --out data/zoos/small-cnn-cifar10.h5
+python scripts/import_zoo.py small_cnn cifar10 --split-csv cifar10_split.csv --out data/zoos/small_cnn_cifar10.h5
 python scripts/import_zoo.py folder my_nets --activation sine --out data/zoos/mine.h5
 """
 

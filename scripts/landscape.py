@@ -38,6 +38,8 @@ from nfbench.zoos.measures import training_sample
 from nfbench.zoos.recipe import SirenRecipe
 from nfbench.zoos.store import ZooData, read_zoo
 
+TASKS = ("inr_cls", "cnn_gen")
+
 JACOBIANS = 64  # images, or networks, whose Jacobians are taken along a run
 Norms = measures.JacobianNorms
 
@@ -241,12 +243,19 @@ def load_run(args: argparse.Namespace) -> tuple[list[RunModel], dict[str, Any]]:
     """The best checkpoint of a run, or with --along all that are there by step; and what is drawn.
 
     Raises:
-        ValueError: no checkpoints, or with --along not several.
+        ValueError: no checkpoints, or with --along not several; a task whose loss needs more than a batch.
     """
     folder = args.what / "checkpoints"
     files = sorted(folder.glob("*.ckpt"))
     if not files:
         raise ValueError(f"{args.what} has no checkpoints: give the folder of a run that has trained for an epoch")
+    register()  # what the config's interpolations mean
+    cfg = OmegaConf.load(args.what / ".hydra" / "config.yaml")
+    if cfg.task.name not in TASKS:
+        raise ValueError(
+            f"{args.what} is a run of task={cfg.task.name}: landscapes are drawn of {' and '.join(TASKS)}, whose loss "
+            "is that of a batch alone"
+        )
     if not args.along:
         files = [file for file in files if file.stem == "best"] or files[-1:]
     steps = {int(found["global_step"]): found for found in map(read_checkpoint, files)}
@@ -256,8 +265,6 @@ def load_run(args: argparse.Namespace) -> tuple[list[RunModel], dict[str, Any]]:
             f"all of step {next(iter(steps))}. A run keeps its best and its last: train longer, or copy last.ckpt to "
             "other names beside it while it trains."
         )
-    register()  # what the config's interpolations mean
-    cfg = OmegaConf.load(args.what / ".hydra" / "config.yaml")
     zoo = build_zoo(cfg.zoo)
     zoo.prepare_data()
     zoo.setup()

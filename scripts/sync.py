@@ -21,7 +21,7 @@ BATCH = 50  # runs a call of wandb
 SAID = {
     "open": "to upload",
     "synced": "uploaded before",
-    "superseded": "a later attempt of this run has all of it",
+    "superseded": "another attempt of this run has all of it",
     "running": "going on",
 }
 

@@ -14,6 +14,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from nfbench.config.errors import did_you_mean
+from nfbench.config.identity import encoder_hash
 from nfbench.report.results import read_json
 
 MACHINES = {"cpu": ("tiny", "cpu"), "gpu": ("full",)}  # sizes that run there
@@ -141,12 +142,15 @@ def before(cells: Mapping[str, Cell], text: str) -> set[str]:
 def folder_name(overrides: Sequence[str]) -> tuple[str, Path]:
     """Task and run folder that run.py gives to a command line. Hydra has to be initialised."""
     seeds = [word.removeprefix("seed=") for word in overrides if word.startswith("seed=")] or ["0"]
-    task, folder = _of_seed_0(tuple(word for word in overrides if not word.startswith("seed=")))
+    encoders = [word.removeprefix("encoder=") for word in overrides if word.startswith("encoder=")]
+    others = tuple(word for word in overrides if not word.startswith("seed="))
+    task, folder = _of_seed_0(others, encoder_hash(encoders[-1] if encoders else None))
     return task, folder.with_name(folder.name.replace("-seed0-", f"-seed{seeds[-1]}-"))
 
 
 @cache  # a plan has few cells
-def _of_seed_0(overrides: tuple[str, ...]) -> tuple[str, Path]:
+def _of_seed_0(overrides: tuple[str, ...], encoder: str | None) -> tuple[str, Path]:
+    """Of an encoder's hash too: the folder of a run that reads it has another name once it is trained."""
     cfg = compose("config", [*overrides, "seed=0"], return_hydra_config=True)
     return str(cfg.task.name), Path(cfg.hydra.run.dir)
 

@@ -14,6 +14,7 @@ from nfbench.report.results import is_younger
 # Words of a sweep that say how its runs are started and shown, and not which they are.
 _STARTED = ("rerun=", "sweep.skip_done=", "threads=", "launcher=", "hydra/launcher=", "hydra.launcher.", "logger=",
             "logger.mode=", "trainer.enable_progress_bar=")  # fmt: skip
+_SWEEP = ("-m", "--multirun")  # some launchers are a sweep without it
 # Keys that change no number of the result.
 _ELSEWHERE = {
     "zoo": ("data_dir", "zoo_dir", "seed", "threads"),  # the run's seed stands beside the hash
@@ -69,7 +70,7 @@ def sweep_hash() -> str:
 
     Also where it is started in another way (`launcher=...`, `hydra.launcher.mem_gb=...`) or shown in another.
     """
-    typed = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(_STARTED)]
+    typed = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(_STARTED) and word not in _SWEEP]
     return hashlib.sha256(json.dumps(typed).encode()).hexdigest()[:8]
 
 

@@ -4,12 +4,15 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+CONFIG_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Job:
 
     Attributes:
         folder: absolute path of the run folder; Hydra has made it.
-        command: what was typed; in a sweep, the same run on its own.
+        command: what was typed, with where the config is if that was; in a sweep, the same run on its own.
         overrides: the overrides of this run, such as `seed=1`.
         sweep: whether it is one of several.
         hydra_yaml: Hydra's own config, for `.hydra/hydra.yaml`.
@@ -47,14 +50,24 @@ def current_job() -> Job:
     overrides = tuple(hydra.overrides.task)
     sweep = hydra.mode == RunMode.MULTIRUN
     alone = [each for each in overrides if not (sweep and each.startswith("launcher="))]
+    alone += [each for each in hydra.overrides.hydra if each.startswith("hydra.searchpath=")]
     return Job(
         folder=Path(hydra.runtime.output_dir),
-        command=shlex.join(["python", Path(sys.argv[0]).name, *alone]),
+        command=shlex.join(["python", Path(sys.argv[0]).name, *_config_flags(sys.argv[1:]), *alone]),
         overrides=overrides,
         sweep=sweep,
         hydra_yaml=OmegaConf.to_yaml(OmegaConf.create({"hydra": OmegaConf.to_container(hydra, resolve=False)})),
         tuning=sweep and "optuna" in str(hydra.sweeper.get("_target_")),
     )
+
+
+def _config_flags(words: Sequence[str]) -> list[str]:
+    """Of a command line what says where the config is, each with its value."""
+    found, left = [], iter(words)
+    for word in left:
+        if word.partition("=")[0] in CONFIG_FLAGS:
+            found += [word] if "=" in word else [word, *islice(left, 1)]
+    return found
 
 
 def flags_first(words: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ class TaskConfig:
     weight_decay: float = MISSING
     schedule: str = MISSING
     warmup_steps: int = MISSING
+    warmup_share: float = 0.1  # of the run, at most
     ema_decay: float = MISSING
 
 

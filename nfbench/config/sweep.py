@@ -206,22 +206,34 @@ def run_with_submitit(launcher: Any, runs: Sequence[SweepRun], cluster: str) -> 
             "cluster, or leave launcher=slurm out to run here, one after the other"
         )
     params = {key: value for key, value in launcher.params.items() if value is not None}
-    limit = params.pop("parallel", len(runs))
+    limit = int(params.pop("parallel", len(runs)))
+    if limit < 1:
+        raise ValueError(f"hydra.launcher.parallel={limit}: give how many runs may go on at the same time, 1 or more")
+    # submitit gives local jobs no GPU, or all of them the first: here each of those at the same time has its own.
+    gpus = visible_gpus() if cluster == "local" and "gpus_per_node" not in params else []
     init = {f"{cluster}_max_num_timeout": params.pop("max_num_timeout")} if "max_num_timeout" in params else {}
     executor = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster=cluster, **init)
     general = {item.name for item in fields(BaseQueueConf)}
     executor.update_parameters(**{k if k in general else f"{cluster}_{k}": v for k, v in params.items()})
     state = Singleton.get_state()
-    arguments = [(list(run.overrides), "hydra.sweep.dir", run.number, str(run.number), state) for run in runs]
-    waiting = list(zip(runs, arguments, strict=True))
+    waiting = list(runs)
     jobs: dict[str, tuple[SweepRun, Any]] = {}
+    slots: dict[int, int] = {}  # number of a run -> its place among those that go on at the same time
 
     def fill() -> None:
         while waiting and len(jobs) < limit:
+            taken = {slots[run.number] for run, _ in jobs.values()}
+            free = [slot for slot in range(min(limit, len(runs))) if slot not in taken]
             batch = waiting[: limit - len(jobs)]
             del waiting[: len(batch)]
-            submitted = executor.map_array(launcher, *zip(*(each for _, each in batch), strict=True))
-            for (run, _), job in zip(batch, submitted, strict=True):
+            slots.update(zip((run.number for run in batch), free, strict=False))
+            arguments = [
+                (list(run.overrides), "hydra.sweep.dir", run.number, str(run.number), state,
+                 gpus[slots[run.number] % len(gpus)] if gpus else None)
+                for run in batch
+            ]  # fmt: skip
+            submitted = executor.map_array(launcher, *zip(*arguments, strict=True))
+            for run, job in zip(batch, submitted, strict=True):
                 jobs[job.job_id] = (run, job)
                 run.log = Path(os.path.relpath(job.paths.stderr))
 
@@ -290,8 +302,21 @@ def _processes(jobs: dict[str, Any]) -> set[str]:
     return {key for key, job in jobs.items() if job.state == "RUNNING"}
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    import torch  # late: only a sweep of local processes asks
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def in_submitit_job(launcher: Any, call: Callable[..., JobReturn], arguments: tuple[Any, ...]) -> JobReturn:
-    """Runs one job in the process that submitit started for it."""
+    """Runs one job in the process that submitit started for it; the last argument names its GPU, if we chose it."""
+    *arguments, gpu = arguments  # type: ignore[assignment]
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     sys.argv = list(launcher.argv)  # as typed: a run writes its command down
     returned = call(*arguments)
     if returned.status is JobStatus.FAILED:  # the error itself may hold what cannot be sent

@@ -20,7 +20,7 @@ from nfbench.report.tables import protocol
 Floats = NDArray[np.float64]
 CHUNK = 4_000_000  # numbers of a block: 32 MB
 # What may differ between two models on one zoo.
-_OWN = ("metric", "images", "origin", "loss_target")
+_OWN = ("metric", "images", "origin")
 _ID = ("index", "view")
 
 

@@ -83,9 +83,10 @@ def _of_line(summary: Mapping[str, Any]) -> tuple[str, bool, str]:
 
 
 def _aligned(runs: Sequence[Mapping[str, Any]], column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Examples seen (E,) and values (runs, E), of the epochs that all of the runs have."""
+    """Examples seen (E,) and values (runs, E), of the epochs in which all of the runs have one."""
     epochs = min(len(run["curves"][column]) for run in runs)
     first = runs[0]
     each = first["examples_seen"] / len(first["curves"][column])
-    values = [[np.nan if v is None else v for v in run["curves"][column][:epochs]] for run in runs]
-    return each * np.arange(1, epochs + 1), np.asarray(values)
+    values = np.array([[np.nan if v is None else v for v in run["curves"][column][:epochs]] for run in runs])
+    there = ~np.isnan(values).any(0)  # no line goes through what was not validated
+    return each * np.arange(1, epochs + 1)[there], values[:, there]

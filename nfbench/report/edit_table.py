@@ -4,7 +4,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nfbench.report.labels import own_words
 from nfbench.report.published import family, published
+from nfbench.report.results import config_key
 
 ORDER = ("own_fit", "nft", "nfn_np", "nfn_hnp", "nfn_pt", "mlp_aug", "mlp", "identity")
 
@@ -16,7 +18,7 @@ def paper(dataset: str, edit: str) -> dict[str, str]:
 
 
 def edit_table(summaries: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: a table for each dataset, definition and edit, a row for each model, seeds together.
+    """Markdown: a table for each dataset, definition and edit, a row for each model and settings, seeds together.
 
     Args:
         summaries: `summary.json` of runs of `inr_edit`, and what `scripts/edit_bounds.py` writes.
@@ -29,7 +31,8 @@ def edit_table(summaries: Iterable[Mapping[str, Any]]) -> str:
         if summary.get("task") != "inr_edit":
             raise ValueError(f"a summary of task {summary.get('task')!r}: give those of task inr_edit")
         cell = (summary["dataset"], summary["definition"], summary["config"]["task"]["edit"])
-        row = (summary["model"], summary["num_train"], summary["canonicalized"], summary["standardized"])
+        kept = [summary[name] for name in ("model", "num_train", "canonicalized", "standardized")]
+        row = (*kept, summary["num_test"], "" if "params" not in summary else config_key(summary))
         cells.setdefault(cell, {}).setdefault(row, []).append(summary)
     return "\n\n".join(_cell_table(cell, rows) for cell, rows in sorted(cells.items()))
 
@@ -51,13 +54,16 @@ def _cell_table(cell: tuple[str, ...], rows: Mapping[tuple[Any, ...], list[Mappi
     ]
     for row in sorted(rows, key=place):
         found = sorted(rows[row], key=lambda summary: summary["seed"])
-        model, num_train, canonical, standardized = row
+        model, num_train, canonical, standardized, *_ = row
         bound = "params" not in found[0]
         mse, unit = ([summary["metrics"][name] for summary in found] for name in ("test/mse", "test/mse_unit"))
         seeds = ", ".join(str(summary["seed"]) for summary in found)
         prepared = ", ".join((["canonical"] if canonical else []) + [standardized] * (standardized != "none")) or "raw"
+        alike = [other for other in rows if other[:4] == row[:4]]
+        own = dict(zip(alike, own_words([rows[other] for other in alike]), strict=True))[row]
         columns = [
-            f"`{model}`", _spread(mse), _spread(unit), numbers.get(family(found[0]), "-"), "-" if bound else seeds,
+            f"`{' '.join([model, *own])}`", _spread(mse), _spread(unit), numbers.get(family(found[0]), "-"),
+            "-" if bound else seeds,
             "-" if bound else f"{num_train:,}", "-" if bound else prepared,
             "-" if bound else f"{found[0]['params']:,}",
             "-" if bound else f"{statistics.mean(s['wall_s'] for s in found):.0f} s",

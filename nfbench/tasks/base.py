@@ -30,7 +30,8 @@ class Task(LightningModule):
         lr: peak learning rate.
         weight_decay: of the optimiser; on the matrices of `nn.Linear`, not on biases, norms, embeddings and queries.
         schedule: `cosine` (to zero at the last step) or `constant`, both after the warm-up.
-        warmup_steps: steps of linear warm-up from zero; at most a tenth of the run is used, and the log says so.
+        warmup_steps: steps of linear warm-up from zero.
+        warmup_share: of the run that the warm-up takes at most; where that makes it shorter, the log says so.
         ema_decay: decay a step of the averaged weights; 0 turns the averaging off.
     """
 
@@ -54,6 +55,7 @@ class Task(LightningModule):
             "lr": (0.0, 10.0),
             "weight_decay": (0.0, 100.0),
             "warmup_steps": (0, math.inf),
+            "warmup_share": (0.0, 1.0),
             **limits,
             "ema_decay": (0.0, 0.999999),
         }
@@ -100,10 +102,11 @@ class Task(LightningModule):
                 f"trainer.max_epochs={self.trainer.max_epochs} has no end, which task.schedule={settings['schedule']} "
                 "counts down to: give trainer.max_epochs, +trainer.max_steps or task.schedule=constant"
             )
-        total = max(int(steps), 1) if math.isfinite(steps) else 10 * settings["warmup_steps"] + 1
-        warmup = min(settings["warmup_steps"], total // 10)
-        if warmup < settings["warmup_steps"]:
-            log.info("warm-up: %d steps, a tenth of the run, instead of %d", warmup, settings["warmup_steps"])
+        total = max(int(steps), 1) if math.isfinite(steps) else 0
+        warmup = settings["warmup_steps"]
+        if total and warmup > (most := math.floor(settings["warmup_share"] * total)):
+            log.info("warm-up: %d of %d steps, task.warmup_share of the run, instead of %d", most, total, warmup)
+            warmup = most
 
         def factor(step: int) -> float:
             if step < warmup:

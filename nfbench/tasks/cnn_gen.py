@@ -33,7 +33,7 @@ class CnnGeneralization(Task):
 
     Args:
         group_name: what the zoo's groups are, such as "activation".
-        optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
+        optimizer, lr, weight_decay, schedule, warmup_steps, warmup_share, ema_decay: see `Task`.
 
     Raises:
         ValueError: for an unknown optimiser or schedule, or a number out of its range.
@@ -55,6 +55,7 @@ class CnnGeneralization(Task):
         weight_decay: float = 0.0,
         schedule: str = "constant",
         warmup_steps: int = 0,
+        warmup_share: float = 0.1,
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ class Inr2ArrayTask(Task):
         tiling: of the cells, see `nfbench.weightspace.nearest_cells`.
         loss_target: "inr" or "image"; the latter not with augmentations that move or mix pictures.
         joint_weight: of the cross-entropy of a linear classifier of the latents; 0: none.
-        optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
+        optimizer, lr, weight_decay, schedule, warmup_steps, warmup_share, ema_decay: see `Task`.
 
     Raises:
         ValueError: a value that is not allowed; a zoo whose networks show no images, or have no classes but need them.
@@ -69,6 +69,7 @@ class Inr2ArrayTask(Task):
         weight_decay: float = 0.01,
         schedule: str = "cosine",
         warmup_steps: int = 10_000,
+        warmup_share: float = 0.1,
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()

@@ -18,7 +18,8 @@ class Inr2ArrayClassification(InrClassification):
         augmented_epochs: epochs of augmented training networks that are encoded beside these.
         encode_batch_size: networks that are encoded at once.
         width, num_blocks, num_heads, ff_width, dropout, max_latents: of `nfbench.models.latent.LatentTransformer`.
-        optimizer, lr, weight_decay, schedule, warmup_steps, label_smoothing, ema_decay: see `InrClassification`.
+        optimizer, lr, weight_decay, schedule, warmup_steps, warmup_share, label_smoothing, ema_decay: see
+            `InrClassification`.
 
     Raises:
         ValueError: for a zoo without classes, or a value that is not allowed.
@@ -44,12 +45,14 @@ class Inr2ArrayClassification(InrClassification):
         weight_decay: float = 0.1,
         schedule: str = "cosine",
         warmup_steps: int = 10_000,
+        warmup_share: float = 0.1,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__(
             num_classes=num_classes, optimizer=optimizer, lr=lr, weight_decay=weight_decay, schedule=schedule,
-            warmup_steps=warmup_steps, label_smoothing=label_smoothing, ema_decay=ema_decay,
+            warmup_steps=warmup_steps, warmup_share=warmup_share, label_smoothing=label_smoothing,
+            ema_decay=ema_decay,
         )  # fmt: skip
         self.save_hyperparameters()
         self.check_settings(

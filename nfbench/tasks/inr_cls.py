@@ -17,7 +17,7 @@ class InrClassification(Task):
 
     Args:
         num_classes: how many classes the zoo has.
-        optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
+        optimizer, lr, weight_decay, schedule, warmup_steps, warmup_share, ema_decay: see `Task`.
         label_smoothing: of the training loss.
 
     Raises:
@@ -35,6 +35,7 @@ class InrClassification(Task):
         weight_decay: float = 0.01,
         schedule: str = "cosine",
         warmup_steps: int = 100,
+        warmup_share: float = 0.1,
         label_smoothing: float = 0.0,
         ema_decay: float = 0.0,
     ) -> None:

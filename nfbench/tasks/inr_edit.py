@@ -32,7 +32,7 @@ class InrEditing(Task):
     Args:
         edits: what the zoo's images can be edited to.
         edit: one of these.
-        optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
+        optimizer, lr, weight_decay, schedule, warmup_steps, warmup_share, ema_decay: see `Task`.
 
     Raises:
         ValueError: an unknown edit, optimiser or schedule, or a number out of its range.
@@ -55,6 +55,7 @@ class InrEditing(Task):
         weight_decay: float = 0.0,
         schedule: str = "constant",
         warmup_steps: int = 1000,
+        warmup_share: float = 0.1,
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()
@@ -96,10 +97,17 @@ class InrEditing(Task):
         edited = self._edit(self.evaluated, batch.features)
         errors = self.zoo.errors(self.zoo.raw_weights(edited), self._targets(batch.index))  # (B,)
         self._log_mse("val/mse", errors, prog_bar=True)
-        every = max(1, -(-(self.trainer.max_epochs or 1) // MOST_FRAMES))
         fitting = self.trainer.state.fn == TrainerFn.FITTING  # not where the chosen epoch is validated again
-        if fitting and batch_idx == 0 and self.current_epoch % every == 0:
+        if fitting and batch_idx == 0 and self._is_frame():
             self._keep_frame(batch, edited)
+
+    def _is_frame(self) -> bool:
+        """Whether this validation makes a frame: about 60 do, or ever fewer where the run has no end."""
+        between = self.trainer.check_val_every_n_epoch or 1
+        number, epochs = (self.current_epoch + 1) // between - 1, self.trainer.max_epochs or 1
+        if epochs < 0:
+            return number % (1 << max(0, number.bit_length() - 5)) == 0
+        return number % max(1, -(-(epochs // between) // MOST_FRAMES)) == 0
 
     def on_test_start(self) -> None:
         """Forgets the predictions of an earlier test."""

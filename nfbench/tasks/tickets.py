@@ -46,7 +46,7 @@ class WinningTickets(Task):
             their probabilities expect, see `Pruning.keep_expected`; "largest": the largest scores of all that compete;
             "sampled": the largest after Gumbel noise was added, one draw fixed for each network; "validated": whichever
             of these gives the validation pairs the best accuracy.
-        optimizer, lr, weight_decay, schedule, warmup_steps, ema_decay: see `Task`.
+        optimizer, lr, weight_decay, schedule, warmup_steps, warmup_share, ema_decay: see `Task`.
 
     Raises:
         ValueError: an unknown latent, optimiser or schedule, or a number out of its range.
@@ -74,6 +74,7 @@ class WinningTickets(Task):
         weight_decay: float = 0.0,
         schedule: str = "constant",
         warmup_steps: int = 0,
+        warmup_share: float = 0.1,
         ema_decay: float = 0.0,
     ) -> None:
         super().__init__()

@@ -82,6 +82,16 @@ def test_the_folder_is_the_one_that_a_run_takes(composed) -> None:
     assert folder == folder_name([*overrides, "threads=1"])[1]
 
 
+def test_the_folder_of_a_run_that_reads_latents_follows_its_encoder(composed, tmp_path: Path) -> None:
+    overrides = ["task=inr2array_cls", "model=nft", f"encoder={tmp_path}"]
+    before = folder_name(overrides)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    assert folder_name(overrides) != before, "once it is trained, in this very process"
+    cfg = compose("config", [*overrides, "seed=0"], return_hydra_config=True)
+    assert str(folder_name(overrides)[1]) == cfg.hydra.run.dir
+
+
 def test_a_run_that_reads_latents_is_known_by_its_encoder_and_its_command(tmp_path: Path) -> None:
     cells = {
         "first": Cell("first", "task=inr2array", 1, 1),
@@ -172,6 +182,7 @@ cells:
     assert all("test/acc" in json.loads(path.read_text())["metrics"] for path in published)
     second = run_campaign(tmp_path, "--minutes", "5", "--only", "s")
     assert (second.returncode, second.stdout) == (0, "")
+    assert "soon" not in run_campaign(tmp_path, "--list", "--only", "late").stdout
     listed = run_campaign(tmp_path, "--list").stdout
     assert "1 of 1 (seed 0)" in next(line for line in listed.splitlines() if " soon " in line)
     assert "0 of 1" in next(line for line in listed.splitlines() if " broken " in line)

@@ -1,13 +1,20 @@
 """A sweep goes on in its folder, however it is started; and runs of one process do not change each other."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
+from hydra.core.utils import JobReturn, JobStatus
 from lightning.pytorch.accelerators import MPSAccelerator
 from omegaconf import DictConfig
 
 from nfbench import train
+from nfbench.config import sweep
 from nfbench.config.build import build_trainer
 from nfbench.config.identity import sweep_hash
 
@@ -24,8 +31,69 @@ def test_how_a_sweep_is_started_does_not_change_its_folder(monkeypatch: pytest.M
     same = ["rerun=true", "launcher=slurm", "hydra.launcher.mem_gb=32", "+hydra.launcher.qos=x", "logger=csv",
             "threads=1", "sweep.skip_done=false", "logger.mode=online"]  # fmt: skip
     assert {hash_of(monkeypatch, word) for word in same} == {first}
+    monkeypatch.setattr("sys.argv", [SWEEP[0], *SWEEP[2:], "launcher=submitit_local"])
+    assert sweep_hash() == first, "launchers are a sweep without -m too"
+    monkeypatch.setattr("sys.argv", [SWEEP[0], "--multirun", *SWEEP[2:]])
+    assert sweep_hash() == first
     other = ["task.lr=1e-3", "hydra.sweeper.n_trials=9", "seed=0,1,2", "zoo.num_views=2", "logger.group=x"]
     assert len({hash_of(monkeypatch, word) for word in other} | {first}) == 6
+
+
+class Executor:
+    """In place of submitit's: jobs that are done at once."""
+
+    batches: ClassVar[list[list[tuple]]] = []
+
+    def __init__(self, **_: object) -> None: ...
+
+    def update_parameters(self, **_: object) -> None: ...
+
+    def map_array(self, _: object, *columns: Sequence[object]) -> list[SimpleNamespace]:
+        rows = list(zip(*columns, strict=True))
+        self.batches.append(rows)
+        return [SimpleNamespace(job_id=str(row[2]), paths=SimpleNamespace(stderr=Path("log"))) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "gpus"),
+    [
+        ("3,5", {"parallel": 2}, ["3", "5", "5", "5"]),
+        ("3", {"parallel": 2}, ["3", "3", "3", "3"]),
+        ("", {"parallel": 2}, [None] * 4),
+        ("3,5", {"parallel": 2, "gpus_per_node": 1}, [None] * 4),
+    ],
+)
+def test_runs_at_the_same_time_have_a_gpu_each(monkeypatch, given: str, settings: dict, gpus: list) -> None:
+    submitit = pytest.importorskip("submitit", reason="pip install -e '.[slurm]'")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
+    monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(Executor, "batches", [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+
+    def wait(jobs: dict, fill: Callable[[], None], _: object) -> None:
+        while jobs:
+            del jobs[max(jobs)]  # the first goes on to the end
+            fill()
+
+    monkeypatch.setattr(sweep, "_wait", wait)
+    runs = [sweep.SweepRun(number, (), None, Path("x")) for number in range(4)]
+    sweep.run_with_submitit(SimpleNamespace(params={"submitit_folder": "x", **settings}), runs, "local")
+    rows = [row for batch in Executor.batches for row in batch]
+    assert [row[2] for row in rows] == [0, 1, 2, 3]
+    assert [row[-1] for row in rows] == gpus
+    seen = []
+    for gpu in gpus:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "of submitit")
+        done = JobReturn(status=JobStatus.COMPLETED)
+        call = lambda *words, done=done: seen.append((words, os.environ["CUDA_VISIBLE_DEVICES"])) or done  # noqa: E731
+        sweep.in_submitit_job(SimpleNamespace(argv=sys.argv), call, ("a", "b", gpu))
+    assert seen == [(("a", "b"), gpu or "of submitit") for gpu in gpus]
+
+
+def test_no_run_at_a_time(monkeypatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
+    with pytest.raises(ValueError, match=r"hydra.launcher.parallel=0: give how many runs"):
+        sweep.run_with_submitit(SimpleNamespace(params={"parallel": 0}), [], "local")
 
 
 def test_threads_of_one_run_are_not_those_of_the_next(

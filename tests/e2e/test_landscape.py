@@ -209,6 +209,17 @@ def test_the_landscape_of_a_run_is_its_validation_loss(script, composed, small, 
     assert found["learning_rate"][0] == 0.25
 
 
+def test_runs_of_other_tasks_are_refused(script, composed, small, job) -> None:
+    (job("edit").folder / "checkpoints").mkdir(parents=True)
+    words = [word for word in small if not word.startswith(("task=", "model"))]
+    cfg = composed("task=inr_edit", "zoo=siren_digits_edit", "model=edit/nft", *words)
+    job("edit").write_hydra_files(cfg)
+    (job("edit").folder / "checkpoints" / "best.ckpt").write_bytes(b"not read")
+    code, _, error = script("landscape", job("edit").folder)
+    assert code == 1
+    assert "is a run of task=inr_edit: landscapes are drawn of inr_cls and cnn_gen" in error
+
+
 def test_mistakes_are_told(script, tmp_path) -> None:
     code, _, error = script("landscape", tmp_path)
     assert code == 1

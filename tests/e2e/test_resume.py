@@ -115,6 +115,32 @@ def test_ckpt_path_goes_on_and_names_what_differs(composed, small, job) -> None:
         train.run(composed(*small, f"ckpt_path={last}"), job("none"))
 
 
+def test_ckpt_path_brings_the_best_epoch_so_far(composed, small, job, caplog) -> None:
+    first = train.run(composed(*small, "task.lr=1e-4"), job("first"))
+    checkpoints = job("first").folder / "checkpoints"
+    longer = ["task.lr=1e-4", f"ckpt_path={checkpoints / 'last.ckpt'}", "trainer.max_epochs=4"]
+    for name in ("last", "best"):  # as if nothing after it could be better
+        found = torch.load(checkpoints / f"{name}.ckpt", weights_only=True)
+        (state,) = (state for state in found["callbacks"].values() if "best_k_models" in state and state["monitor"])
+        state["best_model_score"] = torch.tensor(2.0)
+        state["best_k_models"] = {path: torch.tensor(2.0) for path in state["best_k_models"]}
+        state["kth_value"] = torch.tensor(2.0)
+        torch.save(found, checkpoints / f"{name}.ckpt")
+    again = train.run(composed(*small, *longer), job("longer"))
+    assert (again["best_epoch"], again["epochs"]) == (first["best_epoch"], 4)
+    assert again["metrics"]["test/acc"] == first["metrics"]["test/acc"]
+    (checkpoints / "best.ckpt").unlink()
+    with caplog.at_level("INFO"):
+        alone = train.run(composed(*small, *longer, f"output_dir={checkpoints}"), job("alone"))
+    assert "the best of these epochs is not beside it" in caplog.text
+    assert alone["best_epoch"] >= first["epochs"]
+
+
+def test_too_few_steps_for_a_result(composed, small, job) -> None:
+    with pytest.raises(ValueError, match=r"nothing was validated.*first epoch: it has 2 steps.*max_steps is 1 "):
+        train.run(composed(*small, "+trainer.max_steps=1", "zoo.batch_size=20"), job("short"))
+
+
 def test_bad_checkpoints_are_refused_and_kept(composed, small, job, tmp_path) -> None:
     cfg = composed(*small)
     train.run(cfg, job("a"))

@@ -44,15 +44,20 @@ def test_order_and_augmentation_of_every_zoo_follow_the_seed(composed, name: str
     assert zoo.get("zoo_seed") in (None, 0), "the networks are the same for every seed"
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_learning_rate_of_each_epoch(composed, small, job, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "steps", "share", "warmup"),
+    [("cosine", 3, 0.1, 3), ("constant", 3, 0.1, 3), ("cosine", 9, 0.1, 3), ("cosine", 9, 1, 9)],
+)
+def test_the_learning_rate_of_each_epoch(
+    composed, small, job, schedule: str, steps: int, share: float, warmup: int
+) -> None:
     cfg = composed(
-        *small, f"task.schedule={schedule}", "task.lr=0.01", "task.warmup_steps=3", "trainer.max_epochs=8",
-        "zoo.batch_size=10", "test=false",
+        *small, f"task.schedule={schedule}", "task.lr=0.01", f"task.warmup_steps={steps}",
+        f"task.warmup_share={share}", "trainer.max_epochs=8", "zoo.batch_size=10", "test=false",
     )  # fmt: skip
     train.run(cfg, job(schedule))
     rows = rows_of(job(schedule).folder)
-    total, warmup = int(rows[-1]["step"]), 3
+    total = int(rows[-1]["step"])
     assert total == 8 * 4, "forty networks an epoch, in batches of ten"
 
     def expected(step: int) -> float:  # steps that are done by then

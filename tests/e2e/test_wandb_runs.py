@@ -152,6 +152,10 @@ def test_a_resumed_run_tells_its_earlier_epochs_again(composed, offline, job, st
     for name in ("val/loss", "inr_cls/val/loss"):
         assert epochs_of(second, name) == pytest.approx(wanted, rel=1e-4)
     assert [one.state for one in find_offline_runs(run.folder)] == ["superseded", "open"]
+    early = run.folder / "wandb" / "offline-run-29990101_000000-abcd"  # ended before it trained, and told nothing
+    early.mkdir()
+    (early / "run-abcd.wandb").write_bytes(b"")
+    assert [one.state for one in find_offline_runs(run.folder)] == ["superseded", "open", "superseded"]
 
 
 def test_what_kind_of_job_it_is(composed, offline, job) -> None:

@@ -42,8 +42,12 @@ def test_lines_points_and_bands(tmp_path, monkeypatch):
     solid, dashed = (by_label[label] for label in sorted(labels))
     assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
     np.testing.assert_allclose(solid.get_xydata(), [[50, 0.3], [100, 0.6]])
-    assert np.isnan(dashed.get_ydata()[1])
+    np.testing.assert_allclose(dashed.get_ydata(), [0.1])
     assert drawn["bands"] == 1
+    every_other = with_curve([None, 0.5, None, 0.7], examples_seen=400)
+    curves.draw_curves(tmp_path / "a.png", [every_other], "val/acc")
+    (line,) = drawn["lines"]
+    np.testing.assert_allclose(line.get_xydata(), [[200, 0.5], [400, 0.7]], err_msg="a line, without gaps")
     with Image.open(tmp_path / "deep" / "a.png") as picture:
         assert picture.size[0] > 500
 

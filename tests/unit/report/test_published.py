@@ -48,6 +48,18 @@ def test_the_best_is_the_lowest_of_errors_and_the_highest_of_accuracies():
     assert anchor("inr_cls", "digits", "digits", "test/acc", "weights") is None
 
 
+def test_networks_of_the_small_cnn_zoo_on_another_split_do_not_compare():
+    of = {
+        "task": "cnn_gen", "dataset": "cifar10", "definition": "small_cnn", "zoo": "small_cnn_cifar10", "size": "full",
+        "model": "nfn_hnp_cnn", "num_train": 12000, "access": "weights", "canonicalized": False,
+        "command": "python run.py experiment=cnn_gen_nfn_hnp zoo=small_cnn_cifar10 seed=1",
+    }  # fmt: skip
+    cell = nearest(summary(**of, split="the file's own"), "test/kendall_tau")
+    assert differences(summary(**of, split="the file's own"), cell) == []
+    ours = "by run: half for the test, the others 80/20"
+    assert differences(summary(**of, split=ours), cell) == [f"split {ours}"]
+
+
 def test_a_run_of_the_cells_command_compares_and_others_say_why_not():
     cell = nearest(summary(**FULL), "test/acc")
     assert (cell.value, cell.views) == ("0.929", "10")

@@ -114,7 +114,8 @@ def test_what_tells_files_of_bounds_apart(tmp_path):
 def summary(model, seed, mse, **more):
     return {
         "task": "inr_edit", "model": model, "seed": seed, "dataset": "mnist", "definition": "nfn", "num_train": 4500,
-        "canonicalized": False, "standardized": "layer", "params": 1000, "wall_s": 60.0,
+        "canonicalized": False, "standardized": "layer", "params": 1000, "wall_s": 60.0, "num_test": 1000,
+        "command": f"python run.py experiment=edit_small model=edit/{model} seed={seed}", "config_hash": f"{model}1",
         "metrics": {"test/mse": mse, "test/mse_unit": mse / 4}, "config": {"task": {"edit": "dilate"}}, **more,
     }  # fmt: skip
 
@@ -128,5 +129,9 @@ def test_seeds_are_one_row_and_the_papers_number_stands_beside_it():
     assert rows[1][1:5] == ["0.0700", "0.0175", "0.068", "0"]
     apart = edit_table([summary("nft", 0, 0.04), summary("nft", 1, 0.03, canonicalized=True)])
     assert apart.count("`nft`") == 2
+    slow = {"config_hash": "nft2", "command": "python run.py experiment=edit_small model=edit/nft task.lr=1e-3 seed=0"}
+    tuned = edit_table([summary("nft", 0, 0.04), summary("nft", 1, 0.06), summary("nft", 0, 0.03, **slow)])
+    assert "| `nft` | 0.0500 ± 0.0141 |" in tuned, "settings are not averaged as if they were seeds"
+    assert "| `nft task.lr=1e-3` | 0.0300 |" in tuned
     with pytest.raises(ValueError, match="task 'inr_cls'"):
         edit_table([{"task": "inr_cls"}])
