@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,23 @@ def drawn(zoo, weights: torch.Tensor) -> torch.Tensor:
     recipe, coords = zoo.recipe, torch.cartesian_prod(*[torch.linspace(-1, 1, 8)] * 2)
     values = render(WeightSpaceFeatures.from_flat(zoo.spec, weights), coords, recipe.w0_first, recipe.w0_hidden)
     return (values + recipe.output_offset - recipe.pixel_min) / (recipe.pixel_max - recipe.pixel_min) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "between", "frames"),
+    [(5, 1, 5), (100, 1, 50), (100, 2, 50), (121, 2, 60), (240, 3, 40), (3, 1, 3)],
+)
+def test_animations_have_at_most_sixty_frames(epochs: int, between: int, frames: int) -> None:
+    validated = [epoch for epoch in range(epochs) if (epoch + 1) % between == 0]
+
+    def is_frame(epoch: int, last: int) -> bool:
+        trainer = SimpleNamespace(check_val_every_n_epoch=between, max_epochs=last)
+        return InrEditing._is_frame(SimpleNamespace(trainer=trainer, current_epoch=epoch))
+
+    assert sum(is_frame(epoch, epochs) for epoch in validated) == frames
+    endless = [epoch for epoch in range(0, 5000 * between) if (epoch + 1) % between == 0 and is_frame(epoch, -1)]
+    assert 60 < len(endless) < 200, "fewer and fewer where there is no end"
+    assert endless[:3] == [(number + 1) * between - 1 for number in range(3)]
 
 
 def test_the_command_line(cli, composed, quick, tmp_path) -> None:

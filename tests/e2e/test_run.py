@@ -2,9 +2,12 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
+
+from nfbench import train
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -50,6 +53,31 @@ def test_a_run_leaves_what_the_design_says_and_the_same_command_does_not_train_t
     assert (folder.with_name(folder.name + ".1") / "summary.json").exists()
     old = (folder.with_name(folder.name + ".1") / "metrics.csv").read_text()
     assert (folder / "metrics.csv").read_text() == old, "the same seed gives the same numbers"
+
+
+def test_the_command_says_where_its_config_is(cli, small, tmp_path) -> None:
+    mine = tmp_path / "my conf"
+    (mine / "experiment").mkdir(parents=True)
+    (mine / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [smoke]\ntask: {lr: 0.02}\n")
+    words = ["experiment=mine" if word == "experiment=smoke" else word for word in small]
+    done = cli("--config-dir", str(mine), *words)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(only(tmp_path, "outputs/inr_cls/mlp-*/summary.json").read_text())
+    assert summary["config"]["task"]["lr"] == 0.02
+    assert shlex.split(summary["command"])[:5] == ["python", "run.py", "--config-dir", str(mine), "experiment=mine"]
+
+
+def test_a_model_that_counts_on_signs_is_told_what_breaks_them(composed, small, job, caplog) -> None:
+    words = [*small, "model=gmn", "model.width=8", "model.head_width=8", "model.num_rounds=1", "trainer.max_epochs=1"]
+    with caplog.at_level("INFO"):
+        for standardize in ("layer", "scale"):
+            train.run(composed(*words, f"zoo.standardize={standardize}"), job(standardize))
+    told = [record.message for record in caplog.records if "counts on signs" in record.message]
+    assert told == ["the model counts on signs of neurons, which zoo.standardize=layer breaks: take scale"]
+
+
+def test_a_task_from_elsewhere_may_name_its_metrics_as_it_likes(composed) -> None:
+    train.check_metrics(composed("task.monitor=val_loss", "task.mode=min"), None)
 
 
 def test_a_sweep_outlives_a_failed_job_and_tells(cli, small, tmp_path) -> None:
