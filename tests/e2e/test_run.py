@@ -2,12 +2,16 @@
 
 import csv
 import json
+import os
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from nfbench import train
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -55,15 +59,23 @@ def test_a_run_leaves_what_the_design_says_and_the_same_command_does_not_train_t
     assert (folder / "metrics.csv").read_text() == old, "the same seed gives the same numbers"
 
 
-def test_the_command_says_where_its_config_is(cli, small, tmp_path) -> None:
+def test_a_model_and_a_config_from_elsewhere(cli, small, tmp_path) -> None:
     mine = tmp_path / "my conf"
     (mine / "experiment").mkdir(parents=True)
     (mine / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [smoke]\ntask: {lr: 0.02}\n")
-    words = ["experiment=mine" if word == "experiment=smoke" else word for word in small]
-    done = cli("--config-dir", str(mine), *words)
+    document = (ROOT / "docs" / "adding.md").read_text()
+    (model,) = re.findall(r"```python\n(# mine.py\n.*?)```", document, re.DOTALL)
+    (config,) = re.findall(r"```yaml\n(# my_conf/model/foo.yaml\n.*?)```", document, re.DOTALL)
+    (tmp_path / "mine.py").write_text(f"import torch\n{model}")
+    (mine / "model").mkdir()
+    (mine / "model" / "foo.yaml").write_text(config)
+    words = {"experiment=smoke": "experiment=mine", "model=mlp": "model=foo"}
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = cli("--config-dir", str(mine), *[words.get(word, word) for word in small], PYTHONPATH=paths)
     assert done.returncode == 0, done.stderr
-    summary = json.loads(only(tmp_path, "outputs/inr_cls/mlp-*/summary.json").read_text())
+    summary = json.loads(only(tmp_path, "outputs/inr_cls/foo-*/summary.json").read_text())
     assert summary["config"]["task"]["lr"] == 0.02
+    assert summary["config"]["model"] == {"name": "foo", "target": "mine.Net", "depth": 3}
     assert shlex.split(summary["command"])[:5] == ["python", "run.py", "--config-dir", str(mine), "experiment=mine"]
 
 
