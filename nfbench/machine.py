@@ -23,6 +23,14 @@ def device_type(trainer: Trainer) -> str:
     return trainer.strategy.root_device.type
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def reset_peak_memory() -> None:
     """Starts the measurement of this run: the jobs of a sweep share a process."""
     hand_back_freed_memory()

@@ -210,7 +210,11 @@ def run_with_submitit(launcher: Any, runs: Sequence[SweepRun], cluster: str) -> 
     if limit < 1:
         raise ValueError(f"hydra.launcher.parallel={limit}: give how many runs may go on at the same time, 1 or more")
     # submitit gives local jobs no GPU, or all of them the first: here each of those at the same time has its own.
-    gpus = visible_gpus() if cluster == "local" and "gpus_per_node" not in params else []
+    gpus: list[str] = []
+    if cluster == "local" and "gpus_per_node" not in params:
+        from nfbench.machine import visible_gpus  # imports torch, for these sweeps only
+
+        gpus = visible_gpus()
     init = {f"{cluster}_max_num_timeout": params.pop("max_num_timeout")} if "max_num_timeout" in params else {}
     executor = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster=cluster, **init)
     general = {item.name for item in fields(BaseQueueConf)}
@@ -300,16 +304,6 @@ def _in_queue(jobs: dict[str, Any]) -> set[str] | None:
 
 def _processes(jobs: dict[str, Any]) -> set[str]:
     return {key for key, job in jobs.items() if job.state == "RUNNING"}
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip()]
-    import torch  # late: only a sweep of local processes asks
-
-    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def in_submitit_job(launcher: Any, call: Callable[..., JobReturn], arguments: tuple[Any, ...]) -> JobReturn:

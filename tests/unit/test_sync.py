@@ -49,10 +49,10 @@ def names(call: list[str]) -> list[str]:
 
 
 def test_a_dry_run_lists_and_needs_no_account(sync, outputs, capsys) -> None:
-    assert sync.main(["--dry-run"]) == "2 to upload (1 a later attempt of this run has all of it)"
+    assert sync.main(["--dry-run"]) == "2 to upload (1 another attempt of this run has all of it)"
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("outputs/inr_cls/a/wandb/offline-run-20250101_000000-first: a later attempt")
+    assert lines[0].startswith("outputs/inr_cls/a/wandb/offline-run-20250101_000000-first: another attempt")
     assert not sync.calls
 
 
