@@ -34,6 +34,11 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers share the cores, with t
     torch.set_num_threads(threads)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names a case of bytes after its argument: two workers must agree on every name, and a gzip holds the time."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """Takes away the handlers that a Hydra job in this process left behind: their streams are closed by now."""
