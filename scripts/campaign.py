@@ -140,13 +140,18 @@ class Running:
             paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
             self.process = subprocess.Popen(
                 [sys.executable, *command], cwd=ROOT, stdout=handle, stderr=handle, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**os.environ, "PYTHONPATH": paths}, preexec_fn=hear_interrupts,
             )  # fmt: skip
 
     def interrupt(self, how: signal.Signals = signal.SIGINT) -> None:
         """Interrupts it, as Ctrl-C does: runs keep their checkpoints."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, how)
+
+
+def hear_interrupts() -> None:
+    """Lets a run hear SIGINT, which it is stopped by: what a script starts with `&` ignores it, and so would its runs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop(running: list[Running]) -> None:
@@ -157,10 +162,12 @@ def stop(running: list[Running]) -> None:
     for each in running:
         try:
             each.process.wait(max(0.0, until - time.monotonic()))
+            how = "stopped"
         except subprocess.TimeoutExpired:
             each.interrupt(signal.SIGKILL)
             each.process.wait()
-        print(f"stopped {each.step.name}: it goes on the next time", flush=True)
+            how = f"killed (it did not end within {GRACE_S:.0f} s)"
+        print(f"{how} {each.step.name}: it goes on the next time", flush=True)
 
 
 def work(campaign: Campaign, args: argparse.Namespace) -> bool:

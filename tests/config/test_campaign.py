@@ -195,8 +195,8 @@ cells:
     assert all("test/acc" in json.loads(path.read_text())["metrics"] for path in published)
     second = run_campaign(tmp_path, "--minutes", "5", "--only", "s")
     assert (second.returncode, second.stdout) == (0, "")
-    assert "soon" not in run_campaign(tmp_path, "--list", "--only", "late").stdout
-    listed = run_campaign(tmp_path, "--list").stdout
+    listed = run_campaign(tmp_path, "--list", "--only", "o").stdout
+    assert "later" not in listed
     assert "1 of 1 (seed 0)" in next(line for line in listed.splitlines() if " soon " in line)
     assert "0 of 1" in next(line for line in listed.splitlines() if " broken " in line)
     for path in published:  # with summaries that cannot be published again
@@ -207,9 +207,6 @@ cells:
     assert third.returncode == 1
     assert re.search("FAILED: soon seed 0: .*lacks versions", third.stdout), third.stdout + third.stderr
     assert "FAILED: broken seed 0: see " in third.stdout, "the first did not stop the others"
-    wrong = run_campaign(tmp_path, "--only", "brokem")
-    assert wrong.returncode == 1
-    assert "no cell has 'brokem' in its name; did you mean broken?" in wrong.stderr
 
 
 def script(name: str) -> ModuleType:
@@ -287,7 +284,10 @@ def test_a_campaign_that_is_told_to_end_ends_its_runs(tmp_path: Path, small: lis
     command = [sys.executable, "scripts/campaign.py", "--plan", str(tmp_path / "plan.yaml"), "--minutes", "20"]
     command += ["--results", str(tmp_path / "results"), "--logs", str(tmp_path / "logs")]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell script's `&` does
+    )  # fmt: skip
     try:
         (last,) = wait_for(lambda: list(tmp_path.rglob("last.ckpt")))  # before it there is nothing to keep
         process.terminate()
