@@ -1,6 +1,6 @@
 """Applies a trained model to networks that are no part of its zoo: a user's own files, or rows of any zoo's file.
 
-Nothing here runs code from a file: state dicts are read by torch's restricted unpickler or as safetensors.
+Nothing here runs code from a file: pickles of state dicts are followed, not run, or they are safetensors.
 """
 
 from collections.abc import Mapping, Sequence

@@ -61,7 +61,7 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
 
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """A composition takes 0.4 s, and many tests ask for the same ones; what it interpolates is resolved when it is read."""
+    """A composition takes 0.4 s, and tests ask for the same ones; what it interpolates is resolved when it is read."""
     return compose("config", overrides=list(overrides))
 
 

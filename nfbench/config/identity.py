@@ -71,7 +71,7 @@ def sweep_hash() -> str:
     Also where it is started in another way (`launcher=...`, `hydra.launcher.mem_gb=...`) or shown in another.
     """
     typed = [word for word in sys.argv[1:] if not word.lstrip("+~").startswith(_STARTED) and word not in _SWEEP]
-    return hashlib.sha256(json.dumps(typed).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(["-m", *typed]).encode()).hexdigest()[:8]  # as it was always hashed
 
 
 def differences(ours: Any, theirs: Any, key: str = "") -> list[tuple[str, Any, Any]]:

@@ -45,6 +45,7 @@ _ELSEWHERE = {
 # that names and hashes stay. `config_hash` counts on it as well.
 YOUNGER: Mapping[str, Mapping[str, Any]] = {
     "trainer": {"compile": False}, "model": {"head_activation": "relu"}, "task": {"warmup_share": 0.1},
+    "zoo": {"output_offset": None, "pixel_min": None, "pixel_max": None},
 }  # fmt: skip
 _HASH = re.compile(r"-seed(\d+)-([0-9a-f]{8})$")
 _SEED = re.compile(r"-seed(\d+)(?:-[0-9a-f]{8})?$")

@@ -34,9 +34,11 @@ TARGET, GROUP = "test_accuracy", "config.activation"
 STEPS = ("final", "all")
 STANDARDIZE = ("none", "layer", "entry")
 ARCHIVES = {"cifar10": "cifar10", "svhn": "svhn_cropped", "mnist": "mnist", "fashion": "fashion_mnist"}
+_SOURCES = {archive: source for source, archive in ARCHIVES.items()}
 SPLITS = {"svhn": "svhn", "fashion": "fashion_mnist"}  # other names of the authors' split files
 ADVICE = "It was not changed. Import the zoo again (data/README.md), or choose another file with zoo.file=..."
 IMPORT = "Import one with scripts/import_zoo.py (data/README.md), and name it with zoo.file=..."
+_MOST = 10**7  # numbers of runs up to which the order of runs is drawn over all numbers
 _STREAM = 20231206  # fixed for ever: a change would move runs between the parts
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,8 @@ class ClassifierZoo(lightning.LightningDataModule):
             name. None: what the file says.
         spec: architecture of the networks, such as "1-16c3-16c3-16c3-10:relu"; the file must have it. Its activation
             is a name only: a zoo may mix relu and tanh. None: what the file says.
-        steps: "final": the last checkpoint of each run (the published protocol); "all": every checkpoint.
+        steps: "final": the last checkpoint of each run, in the published Small CNN Zoo those after the last step of
+            training (the published protocol); "all": every checkpoint.
         num_networks: how many runs, in the proportions of the split; more of them have all of fewer. None: all.
         standardize: "none"; "layer": one mean and standard deviation for each weight and bias tensor, over the training
             networks, which keeps the permutation symmetry; "entry": one for each position, as the authors' NFN_NP has
@@ -106,7 +109,10 @@ class ClassifierZoo(lightning.LightningDataModule):
         if source is None or spec is None:
             self._data = self._open()
         said = self._data.manifest if self._data else {}
-        self.source, self.spec = source or str(said.get("source")), NetworkSpec.parse(spec or str(said.get("spec")))
+        self.source = source or (_SOURCES if said.get("layout") == "small_cnn" else {}).get(
+            str(said.get("source")), str(said.get("source"))
+        )
+        self.spec = NetworkSpec.parse(spec or str(said.get("spec")))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -212,10 +218,10 @@ class ClassifierTables:
     def __init__(self, zoo: ClassifierZoo, data: ZooData, device: torch.device) -> None:
         self.device, self.spec, self.augment, self.manifest = device, zoo.spec, zoo.augment, data.manifest
         _check(zoo, data)
-        accuracy, step = data.extra[TARGET], data.extra.get("step")
+        accuracy = data.extra[TARGET]
         used = np.isfinite(accuracy)
-        if zoo.steps == "final" and step is not None:
-            used &= step == step.max()
+        if zoo.steps == "final":
+            used &= final(data)
         part = data.extra["split"][used] if "split" in data.extra else None
         self.split, rule = split_runs(data.index[used], part, zoo.num_networks)
         used &= np.isin(data.index, self.split.all_images)
@@ -278,6 +284,21 @@ def moments(spec: NetworkSpec, train: Tensor, standardize: str) -> tuple[Tensor,
     return mean, torch.where(std < 1e-5, 1.0, std), spread
 
 
+def final(data: ZooData) -> NDArray[np.bool_]:
+    """Which networks (N,) are the last of their run: of the highest ``step``, or ``view`` where there are no steps.
+
+    In the Small CNN Zoo those of the last step of all, as published: a run whose last network is broken has none.
+    """
+    step = np.asarray(data.extra.get("step", data.view), float)
+    step = np.where(np.isfinite(step), step, -np.inf)
+    if data.manifest.get("layout", "small_cnn") == "small_cnn" and data.manifest.get("kind") != "classifiers":
+        return np.asarray(step == step.max())
+    _, run = np.unique(data.index, return_inverse=True)
+    last = np.full(run.max(initial=-1) + 1, -np.inf)
+    np.maximum.at(last, run, step)
+    return np.asarray((step == last[run]) & np.isfinite(step))
+
+
 def split_runs(
     index: NDArray[np.int64], part: NDArray[np.str_] | None, num_runs: int | None = None
 ) -> tuple[Split, str]:
@@ -299,8 +320,12 @@ def split_runs(
         ValueError: a run in two parts, an empty part, too few or too many runs.
     """
     runs = np.unique(index)
-    order = np.random.Generator(np.random.PCG64(_STREAM)).permutation(int(runs[-1]) + 1)
-    order = order[np.isin(order, runs)].astype(np.int64)
+    random_order = np.random.Generator(np.random.PCG64(_STREAM))
+    if runs[0] >= 0 and runs[-1] < _MOST:
+        order = random_order.permutation(int(runs[-1]) + 1)
+        order = order[np.isin(order, runs)].astype(np.int64)
+    else:  # such as times of day, or hashes
+        order = runs[random_order.permutation(len(runs))]
     if part is None:
         half = len(order) // 2
         first = order[:half].tolist()
@@ -332,6 +357,8 @@ def _check(zoo: ClassifierZoo, data: ZooData) -> None:
             f"{zoo.path} has no column {TARGET}, so nothing to predict; it has {', '.join(data.extra) or 'none'}. "
             "Choose a zoo of classifiers with zoo=... or zoo.file=..."
         )
+    if data.extra[TARGET].dtype.kind not in "fiu":
+        raise ValueError(f"{zoo.path}: the column {TARGET} must hold numbers, shares between 0 and 1, not text.")
     known = data.extra[TARGET][np.isfinite(data.extra[TARGET])]
     if not len(known) or known.min() < 0 or known.max() > 1:
         raise ValueError(f"{zoo.path}: the column {TARGET} must hold shares between 0 and 1, not percent.")

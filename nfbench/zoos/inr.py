@@ -241,6 +241,12 @@ class InrZoo(lightning.LightningDataModule):
             edit, self.path.parent / "edits", source, self._images_sha256, lambda: load_images(source, self.data_dir)
         )
         index = np.sort(self.split.all_images)
+        if index[0] < 0 or index[-1] >= len(pixels):
+            raise ValueError(
+                f"{self.path.name} has networks of the images {index[0]} to {index[-1]}, and {source} has images 0 to "
+                f"{len(pixels) - 1}: its column index must be the position among the official training images followed "
+                "by the test images."
+            )
         return EditedImages(index, pixels[index], device)
 
     def errors(self, weights: Tensor, targets: Tensor) -> Tensor:

@@ -230,5 +230,6 @@ def _source_of(folder: Path) -> str:
         try:
             return guess_source(name)
         except ValueError:
-            continue
+            if re.search("mnist|cifar|fashion", name.name.lower()):  # other images, whatever the folder above says
+                break
     return guess_source(folder)

@@ -129,7 +129,9 @@ class _StrictInfo(tarfile.TarInfo):
             return _positive(super().fromtarfile(archive))  # again: extended headers can give another size
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # missing in the stubs
             raise
-        except tarfile.HeaderError as error:
+        except _Suspect:
+            raise
+        except (tarfile.HeaderError, ValueError, OverflowError, RecursionError) as error:
             raise tarfile.ReadError(f"{error}, at byte {archive.offset}") from error
 
 

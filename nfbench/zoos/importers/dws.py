@@ -74,7 +74,8 @@ class DwsLayout(FileLayout):
         try:
             number = int(label)  # type: ignore[call-overload]  # also a tensor of one number
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise Broken(f"has no label: {label!r}") from error
+            plain = isinstance(label, (str, int, float)) or label is None  # what holds other things can be endless
+            raise Broken(f"has no label: {label if plain else type(label).__name__}") from error
         index = int(match[match.re.groups]) + (FIRST_TEST if match[1] == "test" else 0)
         split = {"split": self.parts.get("/".join(PurePosixPath(name).parts[-2:]), "none")} if self.parts else {}
         return Row(to_row(state, self.spec), index=index, view=0, label=number, extra=split)

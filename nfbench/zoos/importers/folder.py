@@ -62,7 +62,7 @@ class FolderLayout(FileLayout):
             "layout": "folder",
             "source": source or path.stem,
             "labels_sha256": digest([text]),
-            "indexed": "index" in next(iter(text.splitlines()), "").split(","),
+            "indexed": "index" in next(csv.reader(io.StringIO(text, newline=None)), []),
             "listed": len(self.table),
         }
 

@@ -29,7 +29,17 @@ from nfbench.zoos.recipe import make_recipe
 
 PREFIX = "randinit_smaller"
 # Of an exported zoo's manifest; what it lacks is not known of these networks, whatever NFN's are.
-CARRIED = ("definition", "split", "num_images", "recipe", "recipe_hash", "recipe_known", "pixel_mean", "pixel_std")
+CARRIED = (
+    "definition",
+    "split",
+    "num_images",
+    "recipe",
+    "recipe_hash",
+    "recipe_known",
+    "pixel_mean",
+    "pixel_std",
+    "indexed",
+)
 
 
 class NfnLayout(FileLayout):
@@ -98,7 +108,7 @@ def _exported(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 # Whole words: what begins with these can be other images, such as those of CIFAR-100, EMNIST or KMNIST.
 _WORDS = (
-    ("fashion|fashion[-_]?mnist|fmnist", "fashion"), ("mnist", "mnist"), (r"cifar(?![-_]?\d)|cifar[-_]?10", "cifar10"),
+    ("fashion|fashion[-_]?mnist|fmnist", "fashion"), ("mnist", "mnist"), (r"cifar(?![^a-z]*\d)|cifar[-_]?10", "cifar10"),
 )  # fmt: skip
 
 

@@ -277,9 +277,14 @@ def _already(out: Path, manifest: Mapping[str, Any], strict: bool) -> str:
         same = all(found[name] == value for name, value in manifest.items() if name != "import")
         same = same and manifest["import"].items() <= found["import"].items()
     except (OSError, KeyError, TypeError, AttributeError, ValueError):
-        same = False
+        found, same = {}, False
     if not same:
-        raise ValueError(f"{out} is there and is another zoo or damaged. Move it away, or choose another --out.")
+        older = sorted(manifest.keys() - found.keys() - {"import"}) if found else []
+        what = f"was imported by an older version of nfbench (it lacks {', '.join(older)}), or is another zoo"
+        raise ValueError(
+            f"{out} is there and {what if older else 'is another zoo or damaged'}. Move it away, or choose another "
+            "--out."
+        )
     if strict and found.get("broken"):
         raise ValueError(
             f"{out} is there already, without {found['broken']} networks that are broken, and strict allows none: "

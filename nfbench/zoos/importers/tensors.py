@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-import pickletools
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -19,72 +14,40 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nfbench.weightspace import NetworkSpec
+from nfbench.zoos.importers import pickles
 from nfbench.zoos.importers.common import MAX_BYTES, Broken
-
-# What torch's restricted unpickler says when a pickle asks for a function or class that is not on its list.
-_CODE = re.compile(r"[Uu]nsupported (?:class|global|GLOBAL)[^\n]*|[^\n]*reduce for unrecognized function[^\n]*")
-
-# What it lets a pickle call although no state dict needs it: each can make memory without end out of a few bytes.
-_HUNGRY = re.compile(
-    r"(builtins|__builtin__) bytearray|_codecs encode|torch(\.\w+)* \w*Tensor"
-    r"|torch\._utils _rebuild_(?!(tensor|tensor_v2|parameter|parameter_with_state)$)\w+"
-)
-_OLD_PICKLES = 5  # of torch's format before the zip: magic number, protocol, machine, the dict, names of storages
 
 
 def load_state(data: bytes, name: str) -> dict[str, object]:
     """What `torch.save` or safetensors wrote: a dict of tensors, and perhaps plain values beside them.
 
-    Pickles are read by torch's restricted unpickler (``weights_only=True``) alone. safetensors doesn't keep the order
-    of the tensors, so they are put in the natural order of their names (``net.2`` before ``net.10``), weight first.
+    Pickles are followed and never run (`pickles`). safetensors doesn't keep the order of the tensors, so they are put
+    in the natural order of their names (``net.2`` before ``net.10``), weight first.
 
     Raises:
         ValueError: a pickle that would run code; the source is not one to trust, so this is never counted as broken.
-        Broken: damaged, not a dict, or one that grows when it is read.
+        Broken: damaged, not a dict, or with what no state dict needs.
     """
     if name.endswith(".safetensors"):
         try:
             tensors = safetensors.torch.load(data)
-        except SafetensorError as error:
-            raise Broken(f"is not a safetensors file: {error}") from error
+        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type of number that torch doesn't have
+            raise Broken(f"is not a safetensors file, or not one of torch's numbers: {error}") from error
         return {key: tensors[key] for key in sorted(tensors, key=_natural)}
     try:
-        if data.startswith(b"PK"):
-            with zipfile.ZipFile(io.BytesIO(data)) as parts:
-                if sum(part.file_size for part in parts.infolist()) > MAX_BYTES:
-                    raise Broken("unpacks to more than a network may have")
-                for part in parts.infolist():
-                    if part.filename.lower().endswith("data.pkl"):
-                        _check_pickles(parts.read(part), 1)
-        else:
-            _check_pickles(data, _OLD_PICKLES)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols and old formats, which are refused or read
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = pickles.load(data)
     except Broken:
         raise
-    except pickle.UnpicklingError as error:
-        if found := _CODE.search(str(error)):
-            raise ValueError(
-                f"{name} is a pickle that would run code when it is loaded ({found[0].strip()}): refused, and nothing "
-                "was run. Files of weights have no need of this; do not open it with other tools either."
-            ) from error
-        raise Broken("is not a file of tensors, or damaged") from error
-    except Exception as error:  # torch.load has no one class of errors for damaged files
+    except pickles.CodeError as error:
+        raise ValueError(
+            f"{name} is a pickle that would run code when it is loaded ({error}): refused, and nothing was run. Files "
+            "of weights have no need of this; do not open it with other tools either."
+        ) from error
+    except Exception as error:  # there is no one class of errors for damaged files
         raise Broken("is not a file of tensors, or damaged") from error
     if not isinstance(state, dict):
         raise Broken(f"holds a {type(state).__name__}, not a state dict")
     return state
-
-
-def _check_pickles(data: bytes, count: int) -> None:
-    """Raises `Broken` where one of the pickles that follow each other in ``data`` names a function of `_HUNGRY`."""
-    stream = io.BytesIO(data)
-    while count and stream.tell() < len(data):
-        count -= 1
-        for code, name, _ in pickletools.genops(stream):
-            if code.name == "GLOBAL" and _HUNGRY.fullmatch(str(name)):
-                raise Broken(f"asks for {str(name).replace(' ', '.')} when it is loaded, which no state dict needs")
 
 
 def to_row(state: Mapping[str, object], spec: NetworkSpec) -> NDArray[np.float32]:

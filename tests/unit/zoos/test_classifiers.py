@@ -10,7 +10,7 @@ from small_cnn_archive import write_archive
 
 from nfbench.config.build import build_zoo
 from nfbench.weightspace import NetworkSpec, NeuronPermutation, WeightSpaceFeatures, random_features
-from nfbench.zoos.classifiers import _STREAM, ClassifierZoo, moments, split_runs
+from nfbench.zoos.classifiers import _STREAM, ClassifierZoo, final, moments, split_runs
 from nfbench.zoos.importers import FolderLayout, SmallCnnLayout, import_zoo
 from nfbench.zoos.store import ZooData, fingerprint, read_zoo
 
@@ -99,6 +99,28 @@ def test_final_networks_of_a_file_with_all(make):
         part: sorted(run for run, _ in pairs) for part, pairs in parts_of(loaded(make())).items()
     }
     assert {view for pairs in parts_of(loaded(make("all.h5"))).values() for _, view in pairs} == {2}
+
+
+def test_the_last_network_of_each_run():
+    """Runs end after different steps; without steps the last view counts. A run with one unknown step has others."""
+    index, view = np.array([7, 3, 3, 7, 3, 5]), np.array([0, 1, 0, 1, 2, 0])
+    empty = np.zeros((6, 1), np.float32)
+
+    def last(manifest: dict[str, str], **extra: np.ndarray) -> list[int]:
+        return np.flatnonzero(final(ZooData(empty, index, index, view, extra, manifest, {}))).tolist()
+
+    folder = {"layout": "folder"}
+    assert last(folder, step=np.array([10, 20, 10, 40, 30, 5])) == [3, 4, 5]
+    assert last(folder, step=np.array([10, np.nan, 10, 40, np.nan, np.nan])) == [2, 3]
+    assert last(folder) == [3, 4, 5]
+    assert last({"kind": "classifiers"}, step=np.array([10, 20, 10, 40, 30, 5])) == [3, 4, 5]
+    assert last({"layout": "small_cnn"}, step=np.array([86, 20, 10, 40, 86, 5])) == [0, 4], "as published"
+
+
+@pytest.mark.parametrize("numbers", [[-3, 4, 8, 15, 16, 23], [20231206101112000 + i for i in range(6)]])
+def test_runs_may_have_any_numbers(numbers):
+    split, _ = split_runs(np.repeat(numbers, 2), None)
+    assert sorted(np.concatenate([split.train, split.val, split.test]).tolist()) == numbers
 
 
 def test_the_rule_is_half_and_80_20():
@@ -236,6 +258,7 @@ def test_files_that_do_not_fit(make, files, monkeypatch):
     for wrong, message in (
         (percent, "shares between 0 and 1, not percent"),
         (nothing, "no column test_accuracy"),
+        (changed(data, test_accuracy=np.full(len(data.params), "91%")), "must hold numbers"),
         (changed(data, split=twice), "one run in two parts"),
         (changed(data, split=np.where(data.extra["split"] == "val", "none", data.extra["split"])), "at least one"),
     ):
@@ -259,7 +282,7 @@ def test_what_to_do_without_a_file(make, tmp_path):
         make().split  # noqa: B018
 
 
-def test_a_file_says_what_it_holds(make, files, tmp_path, composed):
+def test_a_file_says_what_it_holds(make, files, tmp_path, composed, monkeypatch):
     spec = NetworkSpec.parse("4-3-10:tanh")
     for i, state in enumerate(random_features(spec, 12, 1, torch.Generator().manual_seed(0)).to_state_dicts()):
         torch.save(state, tmp_path / f"{i}.pth")
@@ -275,6 +298,10 @@ def test_a_file_says_what_it_holds(make, files, tmp_path, composed):
     same = loaded(make("final.h5", source=None, spec=None)).protocol
     assert same == loaded(make("final.h5")).protocol
     assert same["definition"] == "small_cnn"
+    fashion = replace(read_zoo(files / "final.h5"), manifest={"layout": "small_cnn", "source": "fashion_mnist"})
+    monkeypatch.setattr(ClassifierZoo, "_open", lambda zoo: fashion)
+    assert make(source=None).source == "fashion", "as zoo=small_cnn_fashion says it"
+    monkeypatch.undo()
     named = loaded(make(str(tmp_path / "mine.h5"), source="mine", spec="4-3-10:relu")).protocol
     assert (named["dataset"], named["definition"]) == ("mine", "imported (folder)"), "not the published zoo"
 

@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,9 @@ class DwsInr(nn.Module):
         return self.seq(coords) + 0.5
 
 
-def saved(value: object) -> bytes:
+def saved(value: object, **options: Any) -> bytes:
     file = io.BytesIO()
-    torch.save(value, file)
+    torch.save(value, file, **options)
     return file.getvalue()
 
 

@@ -88,6 +88,7 @@ def test_nfn_source_must_be_known(tmp_path, nfn_nets):
         ("siren_fashion_wts.tar", "fashion"), ("FashionMNIST", "fashion"), ("fashion_mnist", "fashion"),
         ("siren_cifar_wts.tar", "cifar10"), ("CIFAR10", "cifar10"), ("cifar-10", "cifar10"),
         ("siren_cifar100_wts.tar", None), ("cifar_100", None), ("kmnist", None), ("EMNIST", None), ("mnist3d", None),
+        ("cifar.100", None), ("siren_cifar(100)", None), ("CIFAR 100", None), ("siren_cifar_wts_2.tar", "cifar10"),
     ],
 )  # fmt: skip
 def test_the_source_is_a_whole_word_of_the_name(name, source):
@@ -96,6 +97,19 @@ def test_the_source_is_a_whole_word_of_the_name(name, source):
     else:
         with pytest.raises(ValueError, match="doesn't tell which images these are: add --source"):
             guess_source(Path(name))
+
+
+def test_the_folder_above_names_no_other_images(arena):
+    folder, _ = arena("MNIST", 1)
+    (folder.parent / "mnist").mkdir()
+    for name, known in (("KMNIST", False), ("fields", True)):
+        moved = folder.rename(folder.parent / "mnist" / name)
+        if known:
+            assert ArenaLayout(moved).manifest["source"] == "mnist"
+        else:
+            with pytest.raises(ValueError, match="KMNIST doesn't tell which images these are: add --source"):
+                ArenaLayout(moved)
+        folder = moved
 
 
 def test_fields_of_other_channels_than_the_images_of_their_name(arena):

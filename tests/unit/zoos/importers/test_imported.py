@@ -20,7 +20,9 @@ from nfbench.config.build import build_task, build_zoo
 from nfbench.config.identity import config_hash
 from nfbench.weightspace import ZooBatch, canonicalize
 from nfbench.zoos import InrFileZoo, ShapesZoo
+from nfbench.zoos.export import export_zoo
 from nfbench.zoos.importers import ArenaLayout, DwsLayout, FolderLayout, NfnLayout, SmallCnnLayout, import_zoo
+from nfbench.zoos.store import read_zoo
 
 # Of nfn's split of MNIST: images 0-44,999 train, 45,000-49,999 val, 50,000-59,999 test. (label, index, copy)
 IMAGES = [(0, 0), (1, 7), (2, 11), (0, 44_999), (1, 45_000), (2, 49_999), (0, 50_000), (1, 59_998), (2, 59_999)]
@@ -301,12 +303,25 @@ def test_pictures(nets, nfn, folder, arena, tmp_path):
     assert shown.recipe.output_offset == 0.5
     with pytest.raises(ValueError, match=r"which image each network of named.h5 shows: .*with a column index"):
         shown.edits  # noqa: B018
+    export_zoo(read_zoo(Path(named)), tmp_path / "exported", "nfn")
+    import_zoo(NfnLayout(tmp_path / "exported"), tmp_path / "again.h5")
+    again = InrFileZoo(file=str(tmp_path / "again.h5"), **some, output_offset=0.5, pixel_min=-1, pixel_max=1)
+    with pytest.raises(ValueError, match=r"which image each network of again.h5 shows"):
+        again.edits  # noqa: B018
     lines = "".join(f"n{i}.pth,{i % 2},{i}\n" for i in range(24))
     indexed = InrFileZoo(
         file=folder(f"file,label,index\n{lines}", "indexed", source="mnist"),
         **some, output_offset=0, pixel_min=0, pixel_max=1,
     )  # fmt: skip
     assert "erode" in indexed.edits
+    late = "".join(f'"n{i}.pth","{i % 2}","{1790 + i}"\n' for i in range(24))  # digits has 1,797 images
+    beyond = ready(
+        folder(f'"file","label","index"\n{late}', "beyond", source="digits"),
+        **some, output_offset=0, pixel_min=0, pixel_max=1,
+    )  # fmt: skip
+    assert "erode" in beyond.edits
+    with pytest.raises(ValueError, match="of the images 1790 to 1813, and digits has images 0 to 1796"):
+        beyond.edited_images("erode")
     for name, channels, why in (("MNIST", 1, None), ("CIFAR10", 3, "the networks give pixels that were standardised")):
         import_zoo(ArenaLayout(arena(name, channels, count=50)[0], num_signals=50), tmp_path / f"{name}.h5")
         field = InrFileZoo(file=str(tmp_path / f"{name}.h5"), split="tens", canonicalize=True)
