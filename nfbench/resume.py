@@ -27,6 +27,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nfbench.config.identity import differences
 
 KEY = "nfbench"  # where a checkpoint carries its config
+_LENGTH = ("max_epochs", "max_steps", "max_time")  # of a run, which may go on for longer
 
 
 @contextmanager
@@ -194,27 +195,47 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return found
 
 
-def adopt_best(path: Path, checkpoint: Mapping[str, Any], best: Path) -> bool:
+def adopt_best(path: Path, best: Path, seed: int, identity: Mapping[str, Any]) -> str | None:
     """Copies the best epoch so far from beside a checkpoint of another folder, so that it competes with later ones.
 
     Args:
         path: of the checkpoint.
-        checkpoint: what `read_checkpoint` gave.
         best: where it goes.
+        seed: of the run that goes on.
+        identity: of the run that goes on.
 
     Returns:
-        Whether it was there, and of an epoch that the checkpoint has behind it.
+        Why it stays where it is: missing, of another run, or with a score of another kind of validation; else None.
     """
-    paths = [state["best_model_path"] for state in checkpoint["callbacks"].values() if "best_model_path" in state]
-    name = os.path.basename(str(paths[0])) if paths else ""
-    other = path.with_name(name) if name else path
-    if name != best.name or not other.is_file() or read_checkpoint(other)["epoch"] > checkpoint["epoch"]:
-        return False
+    checkpoint = read_checkpoint(path)
+    name, score = _best_so_far(checkpoint)
+    other = path.with_name(best.name)
+    if name != best.name or not other.is_file():
+        return "the best of these epochs is not beside it"
+    found = read_checkpoint(other)
+    try:
+        check_same_run(other, found, seed, identity)
+        same = score is not None and _best_so_far(found)[1] == score
+    except ValueError:
+        same = False
+    if not same:
+        return f"{best.name} beside it is of another run"
+    theirs, ours = ({k: v for k, v in each["trainer"].items() if k not in _LENGTH} for each in (found[KEY], identity))
+    if rows := differences(ours, theirs, "trainer"):
+        return f"its epochs had another trainer ({', '.join(row[0] for row in rows)})"
     best.parent.mkdir(parents=True, exist_ok=True)
     temporary = best.with_name(f".{best.name}.tmp")
     shutil.copyfile(other, temporary)
     os.replace(temporary, best)
-    return True
+    return None
+
+
+def _best_so_far(checkpoint: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The name of the best checkpoint, and its score."""
+    states = [state for state in checkpoint["callbacks"].values() if state.get("best_model_path")]
+    if not states or states[0]["best_model_score"] is None:
+        return "", None
+    return os.path.basename(str(states[0]["best_model_path"])), float(states[0]["best_model_score"])
 
 
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], seed: int, identity: Mapping[str, Any]) -> None:

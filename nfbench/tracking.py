@@ -6,6 +6,7 @@ The only place that imports wandb, and only when it is used. W&B is a view; the 
 import csv
 import io
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,14 +94,23 @@ class WandbView(Callback):
         self.task = task
         self.path = folder / "metrics.csv"
         self._frames = 0
+        self._told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tells an offline run of the epochs of the processes before."""
-        logger = trainer.logger
         self._frames = len(getattr(pl_module, "frames", ()))
-        if not isinstance(logger, WandbLogger) or not logger.experiment.offline:
+        self._tell(trainer, trainer.current_epoch)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells it here where nothing was left to train."""
+        self._tell(trainer, sys.maxsize)
+
+    def _tell(self, trainer: Trainer, epoch: int) -> None:
+        logger = trainer.logger
+        if self._told or not isinstance(logger, WandbLogger) or not logger.experiment.offline:
             return
-        for row in earlier_rows(self.path, trainer.current_epoch):
+        self._told = True
+        for row in earlier_rows(self.path, epoch):
             metrics = {name: float(value) for name, value in row.items() if value and name != "step"}
             logger.log_metrics(metrics | self._own(metrics), step=int(row["step"]) - 1)
         (Path(logger.experiment.dir).parent / TOLD).touch()

@@ -60,7 +60,7 @@ def run(cfg: DictConfig, job: Job) -> dict[str, Any]:
     if cfg.trainer.devices != 1:
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}: a run takes one device. To use several, give each a run of its "
-            "own, in a sweep (-m) or with CUDA_VISIBLE_DEVICES"
+            "own: in a sweep with launcher=submitit_local hydra.launcher.parallel=N, or with CUDA_VISIBLE_DEVICES"
         )
     if str(cfg.trainer.precision) not in PRECISIONS:
         raise ValueError(
@@ -104,16 +104,16 @@ def checkpoint_to_start_from(cfg: DictConfig, folder: RunFolder, me: Mapping[str
     checkpoint = read_checkpoint(path)
     check_same_run(path, checkpoint, cfg.seed, me)
     epochs = int(checkpoint["epoch"]) + 1
-    if not own and cfg.trainer.max_epochs >= 0 and epochs >= cfg.trainer.max_epochs:
-        raise ValueError(
-            f"{path} has {epochs} epochs behind it, and trainer.max_epochs={cfg.trainer.max_epochs}: nothing is left "
-            "to train. Raise trainer.max_epochs"
-        )
+    for name, behind in (("epochs", epochs), ("steps", int(checkpoint["global_step"]))):
+        limit = cfg.trainer.get(f"max_{name}")
+        if not own and limit is not None and 0 <= limit <= behind:
+            raise ValueError(
+                f"{path} has {behind} {name} behind it, and trainer.max_{name}={limit}: nothing is left to train. "
+                f"Raise trainer.max_{name}"
+            )
     if own and cfg.ckpt_path:
         log.info("ckpt_path=%s is not read: this run has checkpoints of its own by now", cfg.ckpt_path)
     log.info("going on from %s after epoch %d", os.path.relpath(path), epochs)
-    if not own and not adopt_best(path, checkpoint, folder.best):
-        log.info("the best of these epochs is not beside it: the result is the best of those that are trained now")
     return path
 
 
@@ -175,6 +175,10 @@ def _run(
     log_protocol(wandb_run, {**getattr(zoo, "protocol", {}), "params": params})
     where = f"{torch.get_num_threads()} CPU threads" if device_type(trainer) == "cpu" else device_type(trainer)
     log.info("%s (%s parameters) on %s, %s, seed %d", cfg.model.name, f"{params:,}", cfg.zoo.name, where, cfg.seed)
+    if start is None:
+        folder.best.unlink(missing_ok=True)  # of a start that ended before its first epoch
+    elif start != folder.last and (why := adopt_best(start, folder.best, cfg.seed, me)):
+        log.info("%s: the result is the best of the epochs that are trained now", why)
     trainer.fit(task, datamodule=zoo, ckpt_path=start, weights_only=True)
     if getattr(trainer, "fast_dev_run", False):
         trainer.test(task, datamodule=zoo, verbose=False)

@@ -32,6 +32,7 @@ from nfbench.report.results import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAN = CONF / "campaign.yaml"
+TAKE_THREADS = ("build_zoo.py", "edit_bounds.py")  # of the scripts that a plan may call
 GRACE_S = 60.0  # for an interrupted run to end
 
 
@@ -150,7 +151,7 @@ class Running:
 
 
 def hear_interrupts() -> None:
-    """Lets a run hear SIGINT, which it is stopped by: what a script starts with `&` ignores it, and so would its runs."""
+    """Lets a run hear SIGINT, which stops it: what a script starts with `&` ignores that, and so would its runs."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -239,7 +240,9 @@ def begin(campaign: Campaign, step: Step, args: argparse.Namespace) -> Running:
     """Starts a step."""
     more = [] if args.threads is None else [f"threads={args.threads}"]
     if step.seed is None:
-        return Running(step, [f"scripts/{step.cell.script}", *shlex.split(step.cell.run), *more], None, args.logs)
+        script = str(step.cell.script)
+        words = [f"scripts/{script}", *shlex.split(step.cell.run), *(more if script in TAKE_THREADS else [])]
+        return Running(step, words, None, args.logs)
     overrides = campaign.overrides(step.cell, step.seed)
     _, folder = campaign.find(overrides)
     return Running(step, ["run.py", *overrides, *more], ROOT / folder, args.logs)

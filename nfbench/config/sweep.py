@@ -211,7 +211,7 @@ def run_with_submitit(launcher: Any, runs: Sequence[SweepRun], cluster: str) -> 
         raise ValueError(f"hydra.launcher.parallel={limit}: give how many runs may go on at the same time, 1 or more")
     # submitit gives local jobs no GPU, or all of them the first: here each of those at the same time has its own.
     gpus: list[str] = []
-    if cluster == "local" and "gpus_per_node" not in params:
+    if cluster == "local" and params.pop("gpus_per_node", 1):  # 0: none
         from nfbench.machine import visible_gpus  # imports torch, for these sweeps only
 
         gpus = visible_gpus()

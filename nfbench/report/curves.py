@@ -84,9 +84,11 @@ def _of_line(summary: Mapping[str, Any]) -> tuple[str, bool, str]:
 
 def _aligned(runs: Sequence[Mapping[str, Any]], column: str) -> tuple[np.ndarray, np.ndarray]:
     """Examples seen (E,) and values (runs, E), of the epochs in which all of the runs have one."""
-    epochs = min(len(run["curves"][column]) for run in runs)
-    first = runs[0]
-    each = first["examples_seen"] / len(first["curves"][column])
-    values = np.array([[np.nan if v is None else v for v in run["curves"][column][:epochs]] for run in runs])
+    curves = [[np.nan if value is None else value for value in run["curves"][column]] for run in runs]
+    if runs[0]["config"].get("ckpt_path"):  # the epochs before belong to another run, and were seen all the same
+        curves = [[np.nan] * (run["epochs"] - len(own)) + own for run, own in zip(runs, curves, strict=True)]
+    epochs = min(map(len, curves))
+    each = runs[0]["examples_seen"] / len(curves[0])
+    values = np.array([own[:epochs] for own in curves])
     there = ~np.isnan(values).any(0)  # no line goes through what was not validated
     return each * np.arange(1, epochs + 1)[there], values[:, there]

@@ -24,7 +24,7 @@ def edit_table(summaries: Iterable[Mapping[str, Any]]) -> str:
         summaries: `summary.json` of runs of `inr_edit`, and what `scripts/edit_bounds.py` writes.
 
     Raises:
-        ValueError: a summary of another task.
+        ValueError: a summary of another task, or two of one run.
     """
     cells: dict[tuple[str, ...], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for summary in summaries:
@@ -32,8 +32,14 @@ def edit_table(summaries: Iterable[Mapping[str, Any]]) -> str:
             raise ValueError(f"a summary of task {summary.get('task')!r}: give those of task inr_edit")
         cell = (summary["dataset"], summary["definition"], summary["config"]["task"]["edit"])
         kept = [summary[name] for name in ("model", "num_train", "canonicalized", "standardized")]
-        row = (*kept, summary["num_test"], "" if "params" not in summary else config_key(summary))
-        cells.setdefault(cell, {}).setdefault(row, []).append(summary)
+        trained = "params" in summary
+        what = config_key(summary) if trained else (str(summary.get("measured")), str(summary.get("recipe_hash")))
+        same = cells.setdefault(cell, {}).setdefault((*kept, summary["num_test"], what), [])
+        if trained and summary["seed"] in [other["seed"] for other in same]:
+            raise ValueError(
+                f"two results of {summary['model']} with seed {summary['seed']} and the same settings: give one of them"
+            )
+        same.append(summary)
     return "\n\n".join(_cell_table(cell, rows) for cell, rows in sorted(cells.items()))
 
 

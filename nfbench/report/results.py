@@ -151,7 +151,7 @@ def _files(path: Path) -> list[Path]:
         here = Path(where)
         if "summary.json" in names or ".hydra" in folders or "run.log" in names:
             folders.clear()  # nothing of interest lies within a run's folder
-            if not _set_aside(here):
+            if not set_aside(here):
                 files.append(here / "summary.json" if "summary.json" in names else here)
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -159,7 +159,8 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _set_aside(folder: Path) -> bool:
+def set_aside(folder: Path) -> bool:
+    """Whether a run folder is the earlier run that `rerun=true` has put away, such as `nft-...-seed0-1a2b3c4d.1`."""
     name, _, number = folder.name.rpartition(".")
     return number.isdigit() and (folder.parent / name).is_dir()
 

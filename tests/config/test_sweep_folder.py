@@ -60,7 +60,8 @@ class Executor:
         ("3,5", {"parallel": 2}, ["3", "5", "5", "5"]),
         ("3", {"parallel": 2}, ["3", "3", "3", "3"]),
         ("", {"parallel": 2}, [None] * 4),
-        ("3,5", {"parallel": 2, "gpus_per_node": 1}, [None] * 4),
+        ("3,5", {"parallel": 2, "gpus_per_node": 1}, ["3", "5", "5", "5"]),
+        ("3,5", {"parallel": 2, "gpus_per_node": 0}, [None] * 4),
     ],
 )
 def test_runs_at_the_same_time_have_a_gpu_each(monkeypatch, given: str, settings: dict, gpus: list) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -129,6 +130,17 @@ def test_ckpt_path_brings_the_best_epoch_so_far(composed, small, job, caplog) ->
     again = train.run(composed(*small, *longer), job("longer"))
     assert (again["best_epoch"], again["epochs"]) == (first["best_epoch"], 4)
     assert again["metrics"]["test/acc"] == first["metrics"]["test/acc"]
+    with pytest.raises(ValueError, match=r"steps behind it, and trainer\.max_steps=1: nothing is left to train"):
+        train.run(composed(*small, *longer, "+trainer.max_steps=1"), job("none"))
+    with caplog.at_level("INFO"):
+        other = train.run(composed(*small, *longer, "+trainer.limit_val_batches=1"), job("other"))
+    assert "its epochs had another trainer (trainer.limit_val_batches)" in caplog.text
+    train.run(composed(*small, "task.lr=1e-4", "seed=1"), job("seed1"))
+    shutil.copy(job("seed1").folder / "checkpoints" / "best.ckpt", checkpoints / "best.ckpt")
+    with caplog.at_level("INFO"):
+        strange = train.run(composed(*small, *longer), job("strange"))
+    assert "best.ckpt beside it is of another run" in caplog.text
+    assert min(other["best_epoch"], strange["best_epoch"]) >= first["epochs"]
     (checkpoints / "best.ckpt").unlink()
     with caplog.at_level("INFO"):
         alone = train.run(composed(*small, *longer, f"output_dir={checkpoints}"), job("alone"))

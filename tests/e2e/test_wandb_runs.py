@@ -158,6 +158,24 @@ def test_a_resumed_run_tells_its_earlier_epochs_again(composed, offline, job, st
     assert [one.state for one in find_offline_runs(run.folder)] == ["superseded", "open", "superseded"]
 
 
+def test_a_run_that_was_stopped_in_its_test_tells_all_epochs(composed, offline, job, monkeypatch) -> None:
+    run, cfg = job("part"), composed(*offline)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "test", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(cfg, run)
+    train.run(cfg, run)
+    first, second = runs_in(run.folder)
+    assert epochs_of(second, "val/loss") == pytest.approx(epochs_of(first, "val/loss"), rel=1e-4)
+    assert "test/acc" in second.summary
+    assert "test/acc" not in first.summary
+    assert [one.state for one in find_offline_runs(run.folder)] == ["superseded", "open"]
+
+
 def test_what_kind_of_job_it_is(composed, offline, job) -> None:
     train.run(composed(*offline), replace(job("tuned"), tuning=True, sweep=True))
     train.run(composed(*offline, "logger.job_type=ablation", "logger.group=mine"), job("named"))

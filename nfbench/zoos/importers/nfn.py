@@ -108,7 +108,8 @@ def _exported(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 # Whole words: what begins with these can be other images, such as those of CIFAR-100, EMNIST or KMNIST.
 _WORDS = (
-    ("fashion|fashion[-_]?mnist|fmnist", "fashion"), ("mnist", "mnist"), (r"cifar(?![^a-z]*\d)|cifar[-_]?10", "cifar10"),
+    ("fashion|fashion[-_]?mnist|fmnist", "fashion"), ("mnist", "mnist"),
+    (r"cifar(?![^a-z]*\d)|cifar[-_]?10", "cifar10"),
 )  # fmt: skip
 
 

@@ -48,6 +48,10 @@ def test_lines_points_and_bands(tmp_path, monkeypatch):
     curves.draw_curves(tmp_path / "a.png", [every_other], "val/acc")
     (line,) = drawn["lines"]
     np.testing.assert_allclose(line.get_xydata(), [[200, 0.5], [400, 0.7]], err_msg="a line, without gaps")
+    later = with_curve([0.5, 0.7], examples_seen=400, epochs=4, config={"ckpt_path": "elsewhere/last.ckpt"})
+    curves.draw_curves(tmp_path / "a.png", [later], "val/acc")
+    (line,) = drawn["lines"]
+    np.testing.assert_allclose(line.get_xydata(), [[300, 0.5], [400, 0.7]], err_msg="two epochs came before")
     with Image.open(tmp_path / "deep" / "a.png") as picture:
         assert picture.size[0] > 500
 

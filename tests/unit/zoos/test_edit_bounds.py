@@ -133,5 +133,11 @@ def test_seeds_are_one_row_and_the_papers_number_stands_beside_it():
     tuned = edit_table([summary("nft", 0, 0.04), summary("nft", 1, 0.06), summary("nft", 0, 0.03, **slow)])
     assert "| `nft` | 0.0500 ± 0.0141 |" in tuned, "settings are not averaged as if they were seeds"
     assert "| `nft task.lr=1e-3` | 0.0300 |" in tuned
+    with pytest.raises(ValueError, match="two results of nft with seed 0 and the same settings: give one of them"):
+        edit_table([summary("nft", 0, 0.04), summary("nft", 0, 0.06)])
+    bounds = [{k: v for k, v in summary("own_fit", 0, mse).items() if k != "params"} for mse in (0.01, 0.02)]
+    both = edit_table([bound | {"measured": count} for bound, count in zip(bounds, (100, 1000), strict=True)])
+    assert "| 0.0100 |" in both, "bounds of other networks are another row"
+    assert "| 0.0200 |" in both
     with pytest.raises(ValueError, match="task 'inr_cls'"):
         edit_table([{"task": "inr_cls"}])

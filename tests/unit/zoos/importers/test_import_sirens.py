@@ -101,9 +101,10 @@ def test_the_source_is_a_whole_word_of_the_name(name, source):
 
 def test_the_folder_above_names_no_other_images(arena):
     folder, _ = arena("MNIST", 1)
-    (folder.parent / "mnist").mkdir()
+    above = folder.parent / "mnist"
+    above.mkdir()
     for name, known in (("KMNIST", False), ("fields", True)):
-        moved = folder.rename(folder.parent / "mnist" / name)
+        moved = folder.rename(above / name)
         if known:
             assert ArenaLayout(moved).manifest["source"] == "mnist"
         else:
