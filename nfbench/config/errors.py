@@ -6,6 +6,7 @@
 import difflib
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,11 @@ def in_job(job: Job) -> Iterator[None]:
     """Around one run: tells its error at once, so that in a sweep each failed run has its message and its log."""
     try:
         yield
+    except SystemExit as error:
+        if type(error).__name__ != "SIGTERMException":  # Lightning's, after which a shell would take the run for done
+            raise
+        print("\nstopped by SIGTERM: the same command goes on after the last epoch that was finished", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         text = explain(error)
         try:

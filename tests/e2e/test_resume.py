@@ -87,13 +87,21 @@ torch.save = half
 """
 
 
-@pytest.mark.parametrize("patch", [KILL_IN_EPOCH, KILL_IN_CHECKPOINT], ids=["epoch", "checkpoint"])
-def test_kill_9_and_the_same_command_again(cli, small, tmp_path, assert_same_run, patch: str) -> None:
+KILLS = {
+    "epoch": (KILL_IN_EPOCH, -9, ""), "checkpoint": (KILL_IN_CHECKPOINT, -9, ""),
+    "sigterm": (KILL_IN_EPOCH.replace("9", "15"), 128 + 15, "stopped by SIGTERM: the same command goes on"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("patch", "code", "said"), KILLS.values(), ids=KILLS.keys())
+def test_a_kill_and_the_same_command_again(
+    composed, job, cli, small, tmp_path, assert_same_run, patch: str, code: int, said: str
+) -> None:
     arguments = [*small, "trainer.max_epochs=4"]
-    whole = cli(*arguments, f"hydra.run.dir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
+    train.run(composed(*arguments), job("whole"))
     killed = cli(*arguments, f"hydra.run.dir={tmp_path / 'part'}", patch=patch)
-    assert killed.returncode == -9
+    assert killed.returncode == code
+    assert said in killed.stderr
     assert read_checkpoint(tmp_path / "part" / "checkpoints" / "last.ckpt")["epoch"] >= 0
     again = cli(*arguments, f"hydra.run.dir={tmp_path / 'part'}")
     assert again.returncode == 0, again.stderr
