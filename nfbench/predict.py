@@ -82,6 +82,8 @@ def _from_state(path: Path, state: Mapping[str, Any], spec: NetworkSpec) -> Netw
         why = str(error)
     if found is not None and found != spec:
         raise _other(path, found, spec)
+    if any(isinstance(value, Tensor) and not value.is_floating_point() for value in state.values()):
+        raise ValueError(f"{path} is no network {spec}: it {why}")
     try:
         features = WeightSpaceFeatures.from_state_dicts(spec, [state])  # a missing bias is one of zeros
     except (ValueError, AttributeError, TypeError) as error:

@@ -3,7 +3,7 @@
 A pickle is a program. torch's restricted unpickler (``weights_only=True``) runs no code of strangers, but through the
 functions and classes that it allows, a few bytes ask for any amount of memory. Here the program is followed instruction
 by instruction, and there is nothing that it could call: the few names that state dicts use stand for what this module
-does in their place, so what is read takes no more memory than the file has bytes, or the members of its zip.
+does in their place. Numbers take the memory that they have in the file, and the program has a limited length.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _NEEDLESS = re.compile(
     r"|collections\.Counter|(builtins|__builtin__)\.(bytearray|set|complex)|_codecs\.encode"
 )
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch's format before the zip
+_MOST_STEPS = 2**17  # of one pickle: a tensor takes about 25
+_MOST_DIMS = 8
 _DAMAGED = "is not a file of tensors, or damaged"
 
 T = TypeVar("T")
@@ -82,6 +84,8 @@ def _load_zip(data: bytes) -> object:
     with zipfile.ZipFile(io.BytesIO(data)) as parts:
         if sum(part.file_size for part in parts.infolist()) > MAX_BYTES:
             raise Broken("unpacks to more than a network may have")
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):  # could be longer than it says
+            raise Broken("is a compressed zip, which torch doesn't write")
         names = parts.namelist()
         (program,) = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         folder = program.removesuffix("data.pkl")
@@ -102,10 +106,13 @@ def _load_zip(data: bytes) -> object:
 def _load_old(data: bytes) -> object:
     stream = io.BytesIO(data)
     known: dict[str, tuple[bytearray, int]] = {}
+    left = len(data)
 
     def memory(key: str, count: int, size: int) -> bytearray:  # its numbers come behind the program
+        nonlocal left
         if key not in known:
-            if count * size + sum(len(other) for other, _ in known.values()) > len(data):
+            left -= count * size
+            if left < 0:
                 raise Broken("is cut off: it has fewer numbers than its tensors")
             known[key] = bytearray(count * size), count
         if count * size > len(known[key][0]):
@@ -113,12 +120,16 @@ def _load_old(data: bytes) -> object:
         return known[key][0]
 
     first = _follow(stream, memory)
-    if first != _MAGIC:
+    if not isinstance(first, int) or first != _MAGIC:
+        if known:
+            raise Broken(_DAMAGED)  # its numbers are in another file
         return first  # a plain pickle
-    if _follow(stream, memory) != _PROTOCOL:
+    if _of(_follow(stream, memory), int) != _PROTOCOL:
         raise Broken(_DAMAGED)
     machine = _of(_follow(stream, memory), dict)
     _check_order(machine.get("little_endian") is True)
+    if known:
+        raise Broken(_DAMAGED)
     state, keys = _follow(stream, memory), _of(_follow(stream, memory), list)
     if {_of(key, str) for key in keys} != set(known):
         raise Broken(_DAMAGED)
@@ -152,7 +163,9 @@ def _follow(stream: io.BytesIO, memory: Memory) -> object:
         return pop(len(stack) - marks.pop())
 
     value: Any
-    for code, value, _ in pickletools.genops(stream):
+    for step, (code, value, _) in enumerate(pickletools.genops(stream)):
+        if step == _MOST_STEPS:
+            raise Broken(f"has a pickle of more than {_MOST_STEPS} steps, more than a network takes")
         match code.name:
             case "PROTO" | "FRAME":
                 pass
@@ -174,7 +187,9 @@ def _follow(stream: io.BytesIO, memory: Memory) -> object:
                 stack.append(tuple(since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(tuple(pop(int(code.name[-1]))))
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(value)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINSTRING":  # the last one in files of Python 2
                 stack.append(value)
             case "BINPUT" | "LONG_BINPUT":
                 memo[value] = stack[-1]
@@ -213,7 +228,8 @@ def _of(value: object, wanted: type[T]) -> T:
 
 def _set_items(found: dict[object, object], items: Sequence[object]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, (str, bytes, int, float, type(None))):  # hashing a tuple of tuples can take for ever
+        # Hashing a tuple of tuples can take for ever, and large numbers can have one hash.
+        if not isinstance(key, (str, int, type(None))) or (isinstance(key, int) and abs(key) >= 2**53):
             raise Broken(f"has a {type(key).__name__} as a key, where the name of a tensor should be")
         found[key] = value
 
@@ -221,7 +237,7 @@ def _set_items(found: dict[object, object], items: Sequence[object]) -> None:
 def _name(dotted: str) -> _Name:
     if dotted in (_DICT, *_TENSORS, *_PARAMETERS, *_BESIDE, *_DTYPES):
         return _Name(dotted)
-    if isinstance(getattr(torch, dotted.removeprefix("torch."), None), torch.dtype):
+    if isinstance(vars(torch).get(dotted.removeprefix("torch.")), torch.dtype):
         return _Name(dotted)  # beside the tensors
     if _NEEDLESS.fullmatch(dotted):
         raise Broken(f"asks for {dotted} when it is loaded, which no state dict needs")
@@ -229,20 +245,27 @@ def _name(dotted: str) -> _Name:
 
 
 def _storage(given: tuple[Any, ...], memory: Memory) -> _Storage:
+    if len(given) not in (5, 6):
+        raise Broken(_DAMAGED)
     kind, name, key, _, count, *view = given
     if _of(kind, str) != "storage":
         raise CodeError(f"it asks for a {kind}")
     dtype = _DTYPES.get(_of(name, _Name).dotted)
-    if dtype is None or any(view) or _of(count, int) < 0:
+    if dtype is None or view not in ([], [None]) or _of(count, int) < 0:
         raise Broken(_DAMAGED)
     return _Storage(memory(_of(key, str), count, dtype.itemsize), count, dtype)
 
 
 def _call(function: str, arguments: tuple[Any, ...]) -> object:
     """What a function of `torch.save` would return."""
-    if function == _DICT and not arguments:
-        return {}
-    if function in _TENSORS:
+    if function == _DICT and len(arguments) < 2:
+        found: dict[object, object] = {}
+        for pair in _of(arguments[0], list) if arguments else ():  # in files of Python 2
+            if len(_of(pair, list)) != 2:
+                raise Broken(_DAMAGED)
+            _set_items(found, pair)
+        return found
+    if function in _TENSORS and not (len(arguments) > 6 and _of(arguments[6], dict)):  # 6: a sign to be turned, ...
         return _tensor(*arguments[:4])
     if function in _PARAMETERS:
         return _of(arguments[0], Tensor)
@@ -251,11 +274,13 @@ def _call(function: str, arguments: tuple[Any, ...]) -> object:
     raise Broken(f"calls {function} in another way than a state dict does")
 
 
-def _tensor(storage: object, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    numbers = _of(storage, _Storage)
+def _tensor(storage: object, offset: object, shape: object, strides: object) -> Tensor:
+    numbers, offset, shape, strides = _of(storage, _Storage), _of(offset, int), _of(shape, tuple), _of(strides, tuple)
+    if len(shape) > _MOST_DIMS:
+        raise Broken(f"has a tensor of {len(shape)} dimensions")
     sizes = [(_of(size, int), _of(stride, int)) for size, stride in zip(shape, strides, strict=True)]
     empty = any(size == 0 for size, _ in sizes)
-    end = _of(offset, int) + sum((size - 1) * stride for size, stride in sizes) + 1
+    end = offset + sum((size - 1) * stride for size, stride in sizes) + 1
     if min([offset, *(number for pair in sizes for number in pair)]) < 0 or (end > numbers.count and not empty):
         raise Broken("is cut off: it has fewer numbers than its tensors")
     if empty:

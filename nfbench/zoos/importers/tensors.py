@@ -31,9 +31,10 @@ def load_state(data: bytes, name: str) -> dict[str, object]:
     if name.endswith(".safetensors"):
         try:
             tensors = safetensors.torch.load(data)
-        except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a type of number that torch doesn't have
-            raise Broken(f"is not a safetensors file, or not one of torch's numbers: {error}") from error
-        return {key: tensors[key] for key in sorted(tensors, key=_natural)}
+            return {key: tensors[key] for key in sorted(tensors, key=_natural)}
+        # The others: numbers of a type, or shapes or names with numbers of a size, that torch or Python doesn't have.
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise Broken(f"is not a safetensors file that can be read: {error}") from error
     try:
         state = pickles.load(data)
     except Broken:
@@ -112,6 +113,6 @@ def _tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
 def _natural(name: str) -> tuple[tuple[int, str], ...]:
     parts = re.split(r"(\d+)", name.rpartition(".")[0])
     return (
-        *((int(p), "") if p.isdigit() else (-1, p) for p in parts),
+        *((int(p), "") if p.isdecimal() else (-1, p) for p in parts),
         (0, "") if name.endswith("weight") else (1, name),
     )

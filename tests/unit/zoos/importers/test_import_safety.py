@@ -3,10 +3,12 @@
 import codecs
 import gzip
 import io
+import json
 import os
 import pickle
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict
@@ -182,13 +184,91 @@ def test_one_number_is_not_unpacked_into_many(form):
     many = torch.zeros(1).expand(10**9)
     zipped, spec = form == "zip", NetworkSpec.parse("1-1:relu")
     for value, reason in (
-        ({"b": Call(OrderedDict, many)}, r"calls collections\.OrderedDict in another way"), ({"a": many}, "3815 MiB"),
+        ({"b": Call(OrderedDict, many)}, "not a file of tensors"), ({"a": many}, "3815 MiB"),
         ({((1,),): many}, "has a tuple as a key"), ({"a": Call(torch.Size, many)}, "'a' is not a dense tensor"),
     ):  # fmt: skip
         data = saved(value, _use_new_zipfile_serialization=zipped)
         assert len(data) < 2000
         with pytest.raises(Broken, match=reason):
             to_row(load_state(data, "x.pth"), spec)
+
+
+def pickled(*steps: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(steps) + b"."
+
+
+NAME = b"ctorch._utils\n_rebuild_tensor\n"
+STORAGE = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ"
+MANY = NAME + b"(" + STORAGE + b"K\0(J\0\xca\x9a\x3bt(K\0ttR"  # a billion times the same number
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (pickled(NAME, b"(", STORAGE, b"K\0", MANY, b")tR"), "not a file of tensors"),  # as a shape
+        (pickled(NAME, b"(", STORAGE, b"K\0(", 9 * b"K\x01", b"t(", 9 * b"K\x01", b"ttR"), "tensor of 9 dimensions"),
+        (pickled(2**17 * b"}"), "more than 131072 steps"),
+        (pickled(b"}\x8a\x08", (2**61 - 1).to_bytes(8, "little"), b"Ns"), "has a int as a key"),
+        (pickled(b"(X\x07\0\0\0storage", 9 * b"N", b"tQ"), "not a file of tensors"),
+        (pickled(b"ctorch\n_inductor\n"), "asks for torch._inductor"),
+    ],
+)
+def test_programs_that_would_take_for_ever(program, reason):
+    before = set(sys.modules)
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as parts:
+        parts.writestr("archive/data.pkl", program)
+        parts.writestr("archive/data/0", bytes(4))
+    with pytest.raises(ValueError, match=reason):
+        load_state(data.getvalue(), "x.pth")
+    assert set(sys.modules) == before
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+    with pytest.raises(Broken, match=r"cut off|not a file of tensors"):
+        load_state(magic + pickled(MANY), "x.pth")  # in place of the version, a number
+
+
+def test_what_is_not_the_whole_tensor_is_refused():
+    conjugate = torch.tensor([1 + 2j, 3 + 4j]).conj().imag  # saved with a sign that is still to be turned
+    data = saved({"a": torch.ones(2)})
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        program = parts.read("archive/data.pkl")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as parts, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in parts.namelist():
+            new.writestr(name, parts.read(name))
+    for bad, reason in (
+        (saved({"a": conjugate}), "in another way"), (program, "not a file of tensors"),
+        (packed.getvalue(), "a compressed zip"),
+    ):  # fmt: skip
+        with pytest.raises(Broken, match=reason):
+            load_state(bad, "x.pth")
+
+
+def test_files_of_python_2_are_read():
+    """Strings as bytes, and an OrderedDict as a list of pairs."""
+    data = saved(OrderedDict(a=torch.ones(2)), _use_new_zipfile_serialization=False)
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((U\7storagectorch\nFloatStorage\nU\1" + b"0U\3cpuK\2NtQ"
+    tensor += b"K\0(K\2t(K\1t\x89ccollections\nOrderedDict\n)RtR"
+    program = pickled(b"ccollections\nOrderedDict\n(]]U\1a" + b"a" + tensor + b"aatR")
+    before = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    old = before + program + pickle.dumps(["0"], 2) + (2).to_bytes(8, "little")
+    old += torch.ones(2).numpy().tobytes()
+    for each in (data, old):
+        assert torch.equal(load_state(each, "x.pth")["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}},
+        {"a" + 5000 * "1" + ".weight": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}},
+    ],
+)
+def test_safetensors_that_torch_has_nothing_for(header):
+    text = json.dumps(header).encode()
+    with pytest.raises(Broken, match="not a safetensors file that can be read"):
+        load_state(struct.pack("<Q", len(text)) + text + bytes(4 * ("[4]" in str(header))), "x.safetensors")
 
 
 def test_a_zip_is_what_its_own_directory_says():
