@@ -208,11 +208,13 @@ def test_what_is_refused(composed, small, job, script, tmp_path) -> None:
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and no more")
     torch.save({name: value * torch.nan for name, value in Siren().state_dict().items()}, tmp_path / "nan.pth")
     torch.save(Siren().state_dict(), tmp_path / "fine.pth")
+    torch.save({name: value.long() for name, value in Siren().state_dict().items()}, tmp_path / "whole.pth")
     for name, message in {
         "other.pth": r"holds a network 2-16-1:sine, and this model reads 2-8-8-1:sine alone",
         "evil.pth": r"would run code when it is loaded",
         "damaged.pth": r"damaged\.pth is not a file of tensors, or damaged",
         "nan.pth": r"has 105 weights that are NaN",
+        "whole.pth": r"is no network 2-8-8-1:sine: it .* is not a dense tensor of real numbers",
         "none.pth": r"there is no file",
         "other.txt": r"there is no file",
     }.items():
