@@ -301,25 +301,16 @@ def test_pictures(nets, nfn, folder, arena, tmp_path):
     shown = ready(named, **some, output_offset=0.5, pixel_min=-1, pixel_max=1)
     assert (shown.no_picture, shown.image_shape) == (None, (28, 28, 1))
     assert shown.recipe.output_offset == 0.5
-    with pytest.raises(ValueError, match=r"which image each network of named.h5 shows: .*with a column index"):
-        shown.edits  # noqa: B018
     export_zoo(read_zoo(Path(named)), tmp_path / "exported", "nfn")
     import_zoo(NfnLayout(tmp_path / "exported"), tmp_path / "again.h5")
-    again = InrFileZoo(file=str(tmp_path / "again.h5"), **some, output_offset=0.5, pixel_min=-1, pixel_max=1)
-    with pytest.raises(ValueError, match=r"which image each network of again.h5 shows"):
-        again.edits  # noqa: B018
-    lines = "".join(f"n{i}.pth,{i % 2},{i}\n" for i in range(24))
-    indexed = InrFileZoo(
-        file=folder(f"file,label,index\n{lines}", "indexed", source="mnist"),
-        **some, output_offset=0, pixel_min=0, pixel_max=1,
-    )  # fmt: skip
-    assert "erode" in indexed.edits
+    known = {**some, "output_offset": 0, "pixel_min": 0, "pixel_max": 1}
+    for zoo in (shown, InrFileZoo(file=str(tmp_path / "again.h5"), **known)):
+        with pytest.raises(ValueError, match=r"which image each network of \w+\.h5 shows: .*with a column index"):
+            zoo.edits  # noqa: B018
+    lines = "file,label,index\n" + "".join(f"n{i}.pth,{i % 2},{i}\n" for i in range(24))
+    assert "erode" in InrFileZoo(file=folder(lines, "indexed", source="mnist"), **known).edits
     late = "".join(f'"n{i}.pth","{i % 2}","{1790 + i}"\n' for i in range(24))  # digits has 1,797 images
-    beyond = ready(
-        folder(f'"file","label","index"\n{late}', "beyond", source="digits"),
-        **some, output_offset=0, pixel_min=0, pixel_max=1,
-    )  # fmt: skip
-    assert "erode" in beyond.edits
+    beyond = ready(folder(f'"file","label","index"\n{late}', "beyond", source="digits"), **known)
     with pytest.raises(ValueError, match="of the images 1790 to 1813, and digits has images 0 to 1796"):
         beyond.edited_images("erode")
     for name, channels, why in (("MNIST", 1, None), ("CIFAR10", 3, "the networks give pixels that were standardised")):
