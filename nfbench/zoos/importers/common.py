@@ -209,10 +209,7 @@ def _zip(path: Path) -> Iterator[Member]:
 
 def _read_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     _check_size(info.file_size)
-    if info.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):  # unpacks more at once than it is asked for
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack more than is asked for
         raise Broken("is compressed in a way that zips of weights are not: neither stored nor deflated")
     try:
         with archive.open(info) as file:

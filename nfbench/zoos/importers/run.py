@@ -274,7 +274,7 @@ def _already(out: Path, manifest: Mapping[str, Any], strict: bool) -> str:
     try:
         with h5py.File(out, "r") as file:
             found = json.loads(file.attrs["manifest"])
-        same = all(found[name] == value for name, value in manifest.items() if name != "import")
+        same = all(name in found and found[name] == value for name, value in manifest.items() if name != "import")
         same = same and manifest["import"].items() <= found["import"].items()
     except (OSError, KeyError, TypeError, AttributeError, ValueError):
         found, same = {}, False

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from archives import NfnSiren, nfn_files, write_folder, write_tar
@@ -125,6 +126,11 @@ def test_the_same_import_again_and_another_in_the_way(many, tmp_path):
     with pytest.raises(ValueError, match="is another zoo or damaged"):
         import_zoo(NfnLayout(many, source="fashion"), out)
     assert out.read_bytes() == before
+    with h5py.File(out, "r+") as file:
+        said = json.loads(file.attrs["manifest"])
+        file.attrs["manifest"] = json.dumps({key: value for key, value in said.items() if key != "split"})
+    with pytest.raises(ValueError, match=r"an older version of nfbench \(it lacks split\).*Move it away"):
+        import_zoo(NfnLayout(many), out)
     out.write_bytes(b"hello")
     with pytest.raises(ValueError, match="is another zoo or damaged"):
         import_zoo(NfnLayout(many), out)
